@@ -1,0 +1,1 @@
+"""The nano world: small pictures of coloured shapes, in which the truth is known exactly."""

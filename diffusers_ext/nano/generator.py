@@ -1,0 +1,259 @@
+"""Train the nano generator: a real, small Stable Diffusion 3 pipeline that paints the nano world, and errs at times.
+
+It is left imperfect on purpose: reranking, guidance and RL need room to show what they gain.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+
+from .autoencoder import SCALING_FACTOR, SHIFT_FACTOR
+from .render import render
+from .scenes import PROMPT_KINDS, all_prompts, sample_prompt, sample_scene_for
+from .training import Schedule, load_state, progress, save_state
+
+PROMPT_LENGTH: Final = 14
+FLOW_SHIFT: Final = 3.0
+EMPTY_TOKENS: Final = 256
+"""How many of T5's tokens, here all zero, a Stable Diffusion 3 pipeline puts behind the prompt by default.
+
+With `max_sequence_length=1` it puts one there, and the nano generator runs several times faster.
+"""
+
+
+@dataclass(frozen=True)
+class GeneratorRecipe:
+    steps: int = 20000
+    batch_size: int = 160
+    new_pictures: int = 16
+    """Pictures drawn and encoded per step; the rest of a batch comes from those of earlier steps."""
+    kept_pictures: int = 60000
+    learning_rate: float = 1e-3
+    decay: float = 0.3
+    prompt_dropout: float = 0.1
+    """Share of empty prompts, for classifier-free guidance."""
+    empty_tokens_every: int = 12
+    """Every so many steps all of T5's zero tokens are present, so that the model works with few and with many."""
+    ema: float = 0.999
+    seed: int = 0
+
+
+def build_tokenizer() -> CLIPTokenizer:
+    """A CLIP tokenizer in which every word of the nano world's prompts is one token."""
+    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    alphabet = [chr(code) for code in range(33, 127)]
+    ends = ["<|startoftext|>", "<|endoftext|>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=2048,
+        min_frequency=1,
+        end_of_word_suffix="</w>",
+        initial_alphabet=alphabet,
+        special_tokens=[*ends, *(letter + "</w>" for letter in alphabet)],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((spec.text for kind in PROMPT_KINDS for spec in all_prompts(kind)), trainer)
+    # CLIPTokenizer takes the vocabulary and the merges as plain values, and sets up CLIP's own pre-tokenisation.
+    state = _bpe_state(tokenizer)
+    return CLIPTokenizer(vocab=state[0], merges=state[1], model_max_length=PROMPT_LENGTH)
+
+
+def _bpe_state(tokenizer: Tokenizer) -> tuple[dict[str, int], list[tuple[str, str]]]:
+    model = json.loads(tokenizer.to_str())["model"]
+    return model["vocab"], [tuple(pair) for pair in model["merges"]]
+
+
+def build_pipeline(autoencoder: AutoencoderTiny) -> StableDiffusion3Pipeline:
+    """An untrained pipeline around a trained autoencoder.
+
+    Width is 64 times depth, one head per layer: what loaders that infer an SD3 architecture from its weights expect.
+    """
+    tokenizer = build_tokenizer()
+
+    def text_encoder(width: int, depth: int, projection: int) -> CLIPTextModelWithProjection:
+        return CLIPTextModelWithProjection(
+            CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=width,
+                intermediate_size=4 * width,
+                projection_dim=projection,
+                num_hidden_layers=depth,
+                num_attention_heads=max(1, width // 32),
+                max_position_embeddings=PROMPT_LENGTH,
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+        )
+
+    transformer = SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=2,
+        in_channels=16,
+        out_channels=16,
+        num_layers=3,
+        attention_head_dim=64,
+        num_attention_heads=3,
+        joint_attention_dim=160,
+        caption_projection_dim=192,
+        pooled_projection_dim=96,
+        pos_embed_max_size=16,
+    )
+    silent, silent_tokenizer = build_silent_t5()
+    return StableDiffusion3Pipeline(
+        transformer=transformer,
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=FLOW_SHIFT),
+        vae=autoencoder,
+        text_encoder=text_encoder(128, 3, 64),
+        tokenizer=tokenizer,
+        text_encoder_2=text_encoder(32, 2, 32),
+        tokenizer_2=tokenizer,
+        text_encoder_3=silent,
+        tokenizer_3=silent_tokenizer,
+    )
+
+
+def build_silent_t5() -> tuple[T5EncoderModel, T5Tokenizer]:
+    """A T5 that says nothing: its output is zero, which is what the pipeline puts in place of a T5 it does not have.
+
+    `StableDiffusion3Pipeline.from_pretrained` will not load a folder without one unless told so by the caller.
+    """
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("\u2581", -1.0)]
+    tokenizer = T5Tokenizer(vocab=pieces, extra_ids=0)
+    shape = {"d_model": 160, "d_kv": 8, "d_ff": 8, "num_layers": 1, "num_heads": 1}
+    encoder = T5EncoderModel(T5Config(vocab_size=len(tokenizer), **shape))
+    torch.nn.init.zeros_(encoder.encoder.final_layer_norm.weight)
+    return encoder, tokenizer
+
+
+class Trainable(torch.nn.Module):
+    """The parts of the pipeline that learn."""
+
+    def __init__(self, pipeline: StableDiffusion3Pipeline) -> None:
+        super().__init__()
+        self.transformer = pipeline.transformer
+        self.text_encoder = pipeline.text_encoder
+        self.text_encoder_2 = pipeline.text_encoder_2
+
+    def encode(self, tokens: Tensor, empty_tokens: int) -> tuple[Tensor, Tensor]:
+        """The pipeline's prompt and pooled embeddings of int64 tokens [batch, 14], as the pipeline computes them."""
+        outputs = [encoder(tokens, output_hidden_states=True) for encoder in (self.text_encoder, self.text_encoder_2)]
+        sequence = torch.cat([output.hidden_states[-2] for output in outputs], -1)
+        pooled = torch.cat([output.text_embeds for output in outputs], -1)
+        return F.pad(sequence, (0, 0, 0, empty_tokens)), pooled
+
+    def forward(self, noisy: Tensor, sigma: Tensor, tokens: Tensor, empty_tokens: int) -> Tensor:
+        """The velocity (noise minus data) predicted at `sigma`."""
+        sequence, pooled = self.encode(tokens, empty_tokens)
+        return self.transformer(noisy, sequence, pooled, 1000 * sigma, return_dict=False)[0]
+
+
+class _Pictures:
+    """A growing store of encoded pictures with their prompts' tokens, the oldest replaced once it is full."""
+
+    def __init__(self, autoencoder: AutoencoderTiny, tokenizer: CLIPTokenizer, size: int) -> None:
+        self._encoder = autoencoder.encoder
+        self._tokenizer = tokenizer
+        self._latents = torch.empty(size, 16, 8, 8)
+        self._tokens = torch.empty(size, PROMPT_LENGTH, dtype=torch.long)
+        self._drawn = 0
+
+    def draw(self, rng: np.random.Generator, count: int) -> None:
+        specs = [sample_prompt(rng) for _ in range(count)]
+        pixels = torch.from_numpy(np.stack([render(sample_scene_for(rng, spec)) for spec in specs]))
+        images = (pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0).to(memory_format=torch.channels_last)
+        places = torch.arange(self._drawn, self._drawn + count) % len(self._latents)
+        with torch.inference_mode():
+            self._latents[places] = (self._encoder(images) - SHIFT_FACTOR) * SCALING_FACTOR
+        self._tokens[places] = tokenize(self._tokenizer, [spec.text for spec in specs])
+        self._drawn += count
+
+    def sample(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
+        chosen = torch.from_numpy(rng.integers(0, min(self._drawn, len(self._latents)), count))
+        return self._latents[chosen], self._tokens[chosen]
+
+
+def tokenize(tokenizer: CLIPTokenizer, prompts: list[str]) -> Tensor:
+    """Tokens of prompts, int64 [batch, 14], as the pipeline makes them."""
+    return tokenizer(
+        prompts, padding="max_length", max_length=PROMPT_LENGTH, truncation=True, return_tensors="pt"
+    ).input_ids
+
+
+def sample_sigmas(rng: np.random.Generator, count: int) -> Tensor:
+    """Noise levels in (0, 1): half uniform, half logit-normal, all moved by the flow shift (SD3, arXiv 2403.03206)."""
+    uniform = rng.uniform(0.0, 1.0, count)
+    logit_normal = 1 / (1 + np.exp(-rng.normal(0.0, 1.0, count)))
+    base = np.where(rng.random(count) < 0.5, uniform, logit_normal)
+    return torch.from_numpy(FLOW_SHIFT * base / (1 + (FLOW_SHIFT - 1) * base)).float()
+
+
+def train_generator(
+    out: Path, autoencoder: Path, recipe: GeneratorRecipe = GeneratorRecipe()
+) -> StableDiffusion3Pipeline:
+    """Train (or go on training: the state is kept in `out/training.pt`) by flow matching, and save the averaged weights."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    pipeline = build_pipeline(AutoencoderTiny.from_pretrained(autoencoder))
+    model = Trainable(pipeline)
+    average = copy.deepcopy(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    state = load_state(out / "training.pt")
+    if state is not None:
+        for part, name in ((model, "model"), (average, "average"), (optimizer, "optimizer")):
+            part.load_state_dict(state[name])
+    start = state["step"] if state is not None else 0
+    pictures = _Pictures(pipeline.vae, pipeline.tokenizer, recipe.kept_pictures)
+    rng = np.random.default_rng((recipe.seed, start))
+    empty = tokenize(pipeline.tokenizer, [""])
+    schedule = Schedule(recipe.steps, warmup=300, decay=recipe.decay)
+    for step in progress(range(start, recipe.steps), "generator"):
+        schedule.apply(optimizer, step)
+        pictures.draw(rng, recipe.new_pictures if step > start else 1024)
+        with_empty = step % recipe.empty_tokens_every == 0
+        latents, tokens = pictures.sample(rng, recipe.batch_size // 8 if with_empty else recipe.batch_size)
+        dropped = torch.from_numpy(rng.random(len(tokens)) < recipe.prompt_dropout)
+        tokens = torch.where(dropped[:, None], empty, tokens)
+        sigma, noise = sample_sigmas(rng, len(latents)), torch.randn_like(latents)
+        at = sigma[:, None, None, None]
+        velocity = model((1 - at) * latents + at * noise, sigma, tokens, EMPTY_TOKENS if with_empty else 1)
+        loss = F.mse_loss(velocity, noise - latents)
+        optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        _follow(average, model, min(recipe.ema, (1 + step) / (10 + step)))
+        progress.log(step, loss=loss.item(), grad=norm.item())
+        if step % 500 == 499 or step == recipe.steps - 1:
+            _adopt(pipeline, average)
+            pipeline.save_pretrained(out)
+            _adopt(pipeline, model)
+            parts = {"model": model, "average": average, "optimizer": optimizer}
+            saved = {name: part.state_dict() for name, part in parts.items()}
+            save_state(out / "training.pt", {**saved, "step": step + 1, "recipe": asdict(recipe)})
+    _adopt(pipeline, average)
+    return pipeline
+
+
+@torch.no_grad()
+def _follow(average: Trainable, model: Trainable, decay: float) -> None:
+    for mean, value in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(value, 1 - decay)
+
+
+def _adopt(pipeline: StableDiffusion3Pipeline, parts: Trainable) -> None:
+    pipeline.register_modules(
+        transformer=parts.transformer, text_encoder=parts.text_encoder, text_encoder_2=parts.text_encoder_2
+    )

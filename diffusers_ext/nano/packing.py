@@ -1,0 +1,166 @@
+"""Many questions in one sequence: a shared prefix, then branches that see the prefix and themselves but not each other.
+
+A branch's positions go on from the end of the prefix, so each one computes exactly what it would alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+IGNORED: Final = -100
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A place for a picture in a row of tokens; `index` says which of the batch's pictures."""
+
+    index: int
+
+
+Item = int | Picture
+
+
+@dataclass(frozen=True)
+class Branch:
+    """What is asked (`question`) and what is to be predicted (`answer`), the answer's share in the loss `weight`."""
+
+    question: tuple[Item, ...]
+    answer: tuple[int, ...]
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class Row:
+    prefix: tuple[Item, ...]
+    branches: tuple[Branch, ...]
+
+
+@dataclass
+class _Columns:
+    tokens: list[int] = field(default_factory=list)
+    positions: list[int] = field(default_factory=list)
+    segments: list[int] = field(default_factory=list)
+    targets: list[int] = field(default_factory=list)
+    weights: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch of rows.
+
+    Attributes:
+        tokens, positions: int64 [rows, length].
+        mask: bool [rows, 1, length, length], true where a query (dim 2) may look at a key (dim 3).
+        pictures: int64 [places], for every picture place in reading order the index of the picture it shows.
+        targets: int64 [rows, length], the token to predict at each position or IGNORED.
+        weights: float32 [rows, length], the weight of each target.
+    """
+
+    tokens: Tensor
+    positions: Tensor
+    mask: Tensor
+    pictures: Tensor
+    targets: Tensor
+    weights: Tensor
+
+
+def pack(rows: Sequence[Row], frame: tuple[int, int, int], tokens_per_picture: int, pad: int) -> Packed:
+    """Lay rows out as tensors, padded on the right.
+
+    Args:
+        rows: what to pack.
+        frame: the token before a picture, the token repeated in place of it, and the token after it.
+        tokens_per_picture: how often the middle one is repeated.
+        pad: the padding token.
+    """
+    start, context, end = frame
+    pictures: list[int] = []
+
+    def expand(items: Sequence[Item]) -> list[int]:
+        tokens: list[int] = []
+        for item in items:
+            if isinstance(item, Picture):
+                pictures.append(item.index)
+                tokens += [start, *[context] * tokens_per_picture, end]
+            else:
+                tokens.append(item)
+        return tokens
+
+    laid = [_lay_out(row, expand) for row in rows]
+    length = max(len(columns.tokens) for columns in laid)
+
+    def stack(name: str, fill: float, dtype: torch.dtype) -> Tensor:
+        return torch.tensor([getattr(c, name) + [fill] * (length - len(c.tokens)) for c in laid], dtype=dtype)
+
+    segments = stack("segments", -1, torch.long)
+    order = torch.arange(length)
+    seen = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
+    mask = (seen & (order[None, :] <= order[:, None])) | torch.eye(length, dtype=torch.bool)
+    return Packed(
+        tokens=stack("tokens", pad, torch.long),
+        positions=stack("positions", 0, torch.long),
+        mask=mask[:, None],
+        pictures=torch.tensor(pictures, dtype=torch.long),
+        targets=stack("targets", IGNORED, torch.long),
+        weights=stack("weights", 0.0, torch.float32),
+    )
+
+
+def _lay_out(row: Row, expand) -> _Columns:
+    columns = _Columns()
+
+    def add(tokens: list[int], first: int, segment: int, targets: list[int], weight: float) -> None:
+        columns.tokens += tokens
+        columns.positions += range(first, first + len(tokens))
+        columns.segments += [segment] * len(tokens)
+        columns.targets += targets
+        columns.weights += [weight] * len(tokens)
+
+    prefix = expand(row.prefix)
+    add(prefix, 0, 0, [IGNORED] * len(prefix), 0.0)
+    for number, branch in enumerate(row.branches, start=1):
+        question = expand(branch.question)
+        tokens = question + list(branch.answer[:-1])
+        targets = [IGNORED] * (len(question) - 1) + list(branch.answer)
+        add(tokens, len(prefix), number, targets, branch.weight)
+    return columns
+
+
+def hidden_states(model, packed: Packed, features: Tensor) -> Tensor:
+    """Run the language model of an InternVL over a packed batch.
+
+    Args:
+        model: an `InternVLForConditionalGeneration`.
+        packed: the batch.
+        features: [pictures, tokens_per_picture, width], what the vision tower and projector make of the pictures.
+
+    Returns:
+        [rows, length, width], the last hidden states.
+    """
+    embeddings = model.get_input_embeddings()(packed.tokens)
+    places = (packed.tokens == model.config.image_token_id)[..., None]
+    embeddings = embeddings.masked_scatter(places, features[packed.pictures].to(embeddings.dtype))
+    return model.model.language_model(
+        inputs_embeds=embeddings, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
+    ).last_hidden_state
+
+
+def loss(model, packed: Packed, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted next-token cross-entropy.
+
+    Returns:
+        The loss (scalar: weighted sum over targets divided by the sum of the weights), and for every target in
+        reading order its log-probability and its token.
+    """
+    hidden = hidden_states(model, packed, features)
+    chosen = packed.targets != IGNORED
+    targets, weights = packed.targets[chosen], packed.weights[chosen]
+    log_probabilities = F.log_softmax(model.lm_head(hidden[chosen]).float(), dim=-1)
+    picked = log_probabilities.gather(1, targets[:, None])[:, 0]
+    return -(weights * picked).sum() / weights.sum(), picked.detach(), log_probabilities.detach().argmax(-1) == targets

@@ -1,0 +1,282 @@
+"""Seeded preference data of the nano world: pictures, which of two is better under an instruction, and why.
+
+The label of a pair depends on the instruction: *alignment* looks at the prompt only, *aesthetics* and *structure* at
+the picture only, and *overall* at the prompt first and at the picture where the prompt does not decide.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import astuple, dataclass, replace
+from typing import Final
+
+import numpy as np
+
+from .render import CLEAN, Degradation, render, sample_degradation
+from .scenes import (
+    COLOURS,
+    HELD_OUT,
+    IMAGE_SIZE,
+    SHAPES,
+    Grade,
+    PromptSpec,
+    Scene,
+    SceneObject,
+    SeenObject,
+    grade,
+    place,
+    sample_prompt,
+    sample_scene,
+    sample_scene_for,
+)
+
+INSTRUCTIONS: Final = ("alignment", "aesthetics", "structure", "overall")
+MARGIN: Final = 0.2
+"""Two pictures whose quality differs by less than this are a tie."""
+
+FLAWLESS: Final = ("sharp", "clean", "vivid", "whole")
+FLAWED: Final = ("blurry", "noisy", "pale", "broken")
+VISIBLE: Final = 0.2
+"""A flaw of at least this severity is called by its name."""
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Pixels with the truth about them.
+
+    Attributes:
+        pixels: uint8 [64, 64, 3] RGB.
+        objects: what it shows.
+        degradation: what is wrong with it.
+    """
+
+    pixels: np.ndarray
+    objects: tuple[SeenObject, ...]
+    degradation: Degradation = CLEAN
+
+    @classmethod
+    def of(cls, scene: Scene, degradation: Degradation, rng: np.random.Generator) -> Picture:
+        return cls(render(scene, degradation, rng), scene.objects, degradation)
+
+
+@dataclass(frozen=True)
+class Marks:
+    """What the instructions look at: the grade against the prompt, and the two sides of quality, each in [0, 1]."""
+
+    grade: Grade
+    aesthetics: float
+    structure: float
+
+
+def marks(picture: Picture, spec: PromptSpec) -> Marks:
+    """The truth about a picture that was to show `spec`."""
+    return Marks(grade(spec, picture.objects), picture.degradation.aesthetics, picture.degradation.structure)
+
+
+def preferred(instruction: str, candidate: Marks, reference: Marks) -> bool | None:
+    """Whether the candidate is better than the reference under an instruction; None for a tie."""
+    alignment = candidate.grade.score - reference.grade.score
+    aesthetics = candidate.aesthetics - reference.aesthetics
+    structure = candidate.structure - reference.structure
+    match instruction:
+        case "alignment":
+            difference, margin = alignment, 0.0
+        case "aesthetics":
+            difference, margin = aesthetics, MARGIN
+        case "structure":
+            difference, margin = structure, MARGIN
+        case "overall" if alignment:
+            difference, margin = alignment, 0.0
+        case "overall":
+            quality = candidate.aesthetics * candidate.structure
+            difference, margin = quality - reference.aesthetics * reference.structure, MARGIN
+        case _:
+            raise ValueError(f"the nano world knows the instructions {', '.join(INSTRUCTIONS)}, not {instruction!r}")
+    return None if abs(difference) <= margin else difference > 0
+
+
+def good(instruction: str, marked: Marks) -> bool:
+    """Whether a picture on its own is good under an instruction: correct, or free of visible flaws, or both."""
+    looks, whole = marked.aesthetics > 1 - MARGIN, marked.structure > 1 - MARGIN
+    return {
+        "alignment": marked.grade.correct,
+        "aesthetics": looks,
+        "structure": whole,
+        "overall": marked.grade.correct and looks and whole,
+    }[instruction]
+
+
+def flaws(degradation: Degradation) -> tuple[bool, ...]:
+    """Which of blur, noise, washout and breakage are visible."""
+    return tuple(value >= VISIBLE for value in astuple(degradation))
+
+
+def caption(picture: Picture) -> str:
+    """All there is to say of a picture: its objects from left to right, then its flaws."""
+    rows = ("top", "middle", "bottom")
+    named = [
+        f"{item.colour} {item.shape} {rows[min(2, int(3 * item.y / IMAGE_SIZE))]}"
+        for item in sorted(picture.objects, key=lambda item: item.x)
+    ]
+    words = [bad if flaw else fine for flaw, bad, fine in zip(flaws(picture.degradation), FLAWED, FLAWLESS, strict=True)]
+    return f"{', '.join(named)}; {', '.join(words)}."
+
+
+def _tally(instruction: str, picture: Picture, marked: Marks) -> list[tuple[str, str]]:
+    """Per criterion that the instruction covers: its name and 'met of all'."""
+    flawed = flaws(picture.degradation)
+    checks = marked.grade.checks
+    lines = {
+        "Alignment": f"{sum(check.met for check in checks)} of {len(checks)}",
+        "Aesthetics": f"{3 - sum(flawed[:3])} of 3",
+        "Structure": f"{1 - flawed[3]} of 1",
+    }
+    wanted = lines if instruction == "overall" else {instruction.capitalize()}
+    return [(name, text) for name, text in lines.items() if name in wanted]
+
+
+def rationale(instruction: str, spec: PromptSpec, candidate: Picture, reference: Picture | None) -> str:
+    """The chain of thought a teacher would write before the verdict: what is seen, then how the criteria come out."""
+    tally = _tally(instruction, candidate, marks(candidate, spec))
+    if reference is None:
+        return f"Candidate: {caption(candidate)}" + "".join(f" {name}: {text}." for name, text in tally)
+    other = _tally(instruction, reference, marks(reference, spec))
+    found = "".join(
+        f" {name}: candidate {mine}, reference {theirs}."
+        for (name, mine), (_, theirs) in zip(tally, other, strict=True)
+    )
+    return f"Candidate: {caption(candidate)} Reference: {caption(reference)}{found}"
+
+
+def edit_scene(rng: np.random.Generator, spec: PromptSpec, scene: Scene) -> Scene:
+    """Change one attribute of one object (or swap two objects' places) so that the scene no longer satisfies `spec`.
+
+    Where no single change can do that (two stars, and one was asked for), changes add up until it no longer does.
+    """
+    attempts = 0
+    while True:
+        edited = _edited_once(rng, spec, scene)
+        if not grade(spec, edited.objects).correct:
+            return edited
+        attempts += 1
+        if attempts > 30:
+            scene = edited
+
+
+def _edited_once(rng: np.random.Generator, spec: PromptSpec, scene: Scene) -> Scene:
+    objects = scene.objects
+    index = int(rng.integers(len(objects)))
+    several = len(objects) > 1
+    kinds = ["repaint", "reshape"] + ["drop", "swap"] * several + ["add"] * (len(objects) < 4)
+    match kinds[int(rng.integers(len(kinds)))]:
+        case "repaint":
+            edited = _replaced(objects, index, _repainted(rng, objects[index]))
+        case "reshape":
+            edited = _replaced(objects, index, _reshaped(rng, objects[index]))
+        case "drop":
+            edited = (*objects[:index], *objects[index + 1 :])
+        case "swap":
+            edited = _swapped(objects, index, (index + 1) % len(objects))
+        case _:
+            shapes = [*(item.shape for item in objects), spec.objects[0].shape]
+            return place(rng, shapes, [*(item.colour for item in objects), _open_colour(rng, shapes[-1])])
+    return replace(scene, objects=edited)
+
+
+def _open_colour(rng: np.random.Generator, shape: str, other_than: str = "") -> str:
+    options = [name for name in COLOURS if (name, shape) not in HELD_OUT and name != other_than]
+    return options[int(rng.integers(len(options)))]
+
+
+def _repainted(rng: np.random.Generator, item: SceneObject) -> SceneObject:
+    colour = _open_colour(rng, item.shape, item.colour)
+    return replace(item, colour=colour, rgb=COLOURS[colour])
+
+
+def _reshaped(rng: np.random.Generator, item: SceneObject) -> SceneObject:
+    options = [name for name in SHAPES if name != item.shape and (item.colour, name) not in HELD_OUT]
+    return replace(item, shape=options[int(rng.integers(len(options)))])
+
+
+def _replaced(objects: tuple[SceneObject, ...], index: int, item: SceneObject) -> tuple[SceneObject, ...]:
+    return (*objects[:index], item, *objects[index + 1 :])
+
+
+def _swapped(objects: tuple[SceneObject, ...], first: int, second: int) -> tuple[SceneObject, ...]:
+    a, b = objects[first], objects[second]
+    moved = _replaced(objects, first, replace(a, x=b.x, y=b.y, radius=b.radius))
+    return _replaced(moved, second, replace(b, x=a.x, y=a.y, radius=a.radius))
+
+
+def maybe_degraded(rng: np.random.Generator, share: float) -> Degradation:
+    """Clean, or with probability `share` one or two flaws."""
+    return sample_degradation(rng, int(rng.integers(1, 3))) if rng.random() < share else CLEAN
+
+
+@dataclass(frozen=True)
+class Group:
+    """Pictures that were all to show one prompt, as a generator would make them: some right, some wrong, some bad."""
+
+    spec: PromptSpec
+    pictures: tuple[Picture, ...]
+
+
+def sample_group(rng: np.random.Generator, held_out: bool = False) -> Group:
+    """Six pictures for one prompt: two right, those two with one attribute changed, one related and one unrelated."""
+    spec = sample_prompt(rng, held_out=held_out)
+    right = [sample_scene_for(rng, spec) for _ in range(2)]
+    near = [edit_scene(rng, spec, scene) for scene in right]
+    related = sample_scene_for(rng, sample_prompt(rng, spec.kind, held_out))
+    scenes = [*right, *near, related, sample_scene(rng)]
+    return Group(spec, tuple(Picture.of(scene, maybe_degraded(rng, 0.45), rng) for scene in scenes))
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A labelled comparison."""
+
+    instruction: str
+    spec: PromptSpec
+    candidate: Picture
+    reference: Picture
+    better: bool
+
+
+def sample_pairs(rng: np.random.Generator, held_out: bool = False, instruction: str | None = None) -> Iterator[Pair]:
+    """An endless stream of independent pairs, one to a group, ties left out."""
+    while True:
+        group = sample_group(rng, held_out)
+        name = instruction or INSTRUCTIONS[int(rng.integers(len(INSTRUCTIONS)))]
+        first, second = (group.pictures[index] for index in rng.choice(len(group.pictures), 2, replace=False))
+        better = preferred(name, marks(first, group.spec), marks(second, group.spec))
+        if better is not None:
+            yield Pair(name, group.spec, first, second, better)
+
+
+def sample_minimal_pairs(rng: np.random.Generator, held_out: bool = False) -> Iterator[Pair]:
+    """Pairs that differ in one attribute: a right picture against the same one edited, judged by alignment."""
+    while True:
+        spec = sample_prompt(rng, held_out=held_out)
+        scene = sample_scene_for(rng, spec)
+        degradation = maybe_degraded(rng, 0.2)
+        pictures = [Picture.of(item, degradation, rng) for item in (scene, edit_scene(rng, spec, scene))]
+        better = bool(rng.random() < 0.5)
+        candidate, reference = pictures if better else pictures[::-1]
+        yield Pair("alignment", spec, candidate, reference, better)
+
+
+def sample_conflicts(rng: np.random.Generator) -> Iterator[Pair]:
+    """Pairs in which alignment and quality disagree: a right but flawed picture against a wrong but clean one.
+
+    The same two pictures come twice in a row, once judged by alignment and once by aesthetics or structure.
+    """
+    while True:
+        spec = sample_prompt(rng)
+        scene = sample_scene_for(rng, spec)
+        right = Picture.of(scene, sample_degradation(rng, 1), rng)
+        wrong = Picture.of(edit_scene(rng, spec, scene), CLEAN, rng)
+        by_quality = "structure" if right.degradation.breakage else "aesthetics"
+        right_first = bool(rng.random() < 0.5)
+        candidate, reference = (right, wrong) if right_first else (wrong, right)
+        yield Pair("alignment", spec, candidate, reference, right_first)
+        yield Pair(by_quality, spec, candidate, reference, not right_first)

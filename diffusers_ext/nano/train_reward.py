@@ -1,0 +1,243 @@
+"""Train a nano reward model from scratch: captions first, then yes/no with and without reference, then rationales.
+
+Every step draws fresh pictures, so nothing is ever seen twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
+
+from ..rewards import prompts
+from ..rewards.instructions import PRESETS
+from .packing import Branch, Item, Picture, Row, loss, pack
+from .preferences import INSTRUCTIONS, Group, caption, good, marks, preferred, rationale, sample_group
+from .reward_model import (
+    ARCHITECTURES,
+    CHAT_TEMPLATE,
+    CONTEXT,
+    DESCRIBE,
+    TOKENS_PER_IMAGE,
+    build_model,
+    build_tokenizer,
+    save_processor,
+)
+from .scenes import PromptSpec
+from .training import Schedule, load_state, progress, save_state
+
+
+@dataclass(frozen=True)
+class RewardRecipe:
+    architecture: str = "reward-5m"
+    steps: int = 6000
+    caption_steps: int = 1500
+    """Steps at the start on captions alone: yes/no labels teach nothing to a model that cannot see yet."""
+    groups: int = 8
+    """Prompts per step, six pictures each."""
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    decay: float = 0.4
+    caption_weight: float = 0.2
+    rationale_weight: float = 0.1
+    """Weights of a token of a caption and of a rationale against that of a verdict."""
+    seed: int = 0
+
+
+class Writer:
+    """Turns pictures and labels into rows of tokens, exactly as the chat template and the processor would."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        self.yes, self.no = (tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
+        names = ("<img>", CONTEXT, "</img>")
+        self.frame = tuple(tokenizer.convert_tokens_to_ids(name) for name in names)
+        self.pieces = lru_cache(maxsize=20000)(self._pieces)
+        self.encode = lru_cache(maxsize=20000)(self._encode)
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text).input_ids)
+
+    def _pieces(self, instruction: str, prompt: str, pairwise: bool, explain: bool) -> tuple[tuple[int, ...], ...]:
+        """The tokens of a question around its pictures: before, (between,) after."""
+        messages = prompts.question(PRESETS[instruction], prompt, pairwise=pairwise, explain=explain)
+        return self._around_pictures(messages)
+
+    def _around_pictures(self, messages: list[prompts.Message]) -> tuple[tuple[int, ...], ...]:
+        text = self.tokenizer.apply_chat_template(
+            messages, chat_template=CHAT_TEMPLATE, add_generation_prompt=True, tokenize=False
+        )
+        return tuple(self._encode(piece) for piece in text.split(CONTEXT))
+
+    def caption_row(self, captions: list[tuple[int, str]], weight: float) -> Row:
+        """Several pictures (by index), each with its caption."""
+        content = [{"type": "text", "text": f"{DESCRIBE}\n"}, prompts.IMAGE]
+        before, after = self._around_pictures([{"role": "user", "content": content}])
+        end = self.tokenizer.eos_token_id
+        branches = (
+            Branch((Picture(index), *after), (*self.encode(text), end), weight) for index, text in captions
+        )
+        return Row(before, tuple(branches))
+
+    def judgement_row(
+        self, instruction: str, spec: PromptSpec, reference: int | None, verdicts: list[tuple[int, bool]]
+    ) -> Row:
+        """One question about several candidates (by index), answered at once."""
+        prefix, ask = self._question(instruction, spec, reference, explain=False)
+        branches = (Branch(ask(index), (self.yes if better else self.no,)) for index, better in verdicts)
+        return Row(prefix, tuple(branches))
+
+    def rationale_row(
+        self, instruction: str, spec: PromptSpec, reference: int | None, reasons: list[tuple[int, str, bool]], weight: float
+    ) -> Row:
+        """One question about several candidates, each answered by a rationale and then the verdict."""
+        prefix, ask = self._question(instruction, spec, reference, explain=True)
+        branches: list[Branch] = []
+        for index, text, better in reasons:
+            thought = self.encode(f"{text} {prompts.VERDICT}")
+            verdict = self.encode(" yes" if better else " no")
+            branches.append(Branch(ask(index), (*thought, *verdict, self.tokenizer.eos_token_id), weight))
+        return Row(prefix, tuple(branches))
+
+    def _question(self, instruction: str, spec: PromptSpec, reference: int | None, explain: bool):
+        pieces = self.pieces(instruction, spec.text, reference is not None, explain)
+        if reference is None:
+            before, after = pieces
+            return before, lambda index: (Picture(index), *after)
+        before, between, after = pieces
+        prefix: tuple[Item, ...] = (*before, Picture(reference))
+        return prefix, lambda index: (*between, Picture(index), *after)
+
+
+def caption_rows(writer: Writer, groups: list[Group], per_group: int, weight: float) -> list[Row]:
+    """Captions of the first pictures of every group, two groups to a row."""
+    rows: list[Row] = []
+    for first in range(0, len(groups), 2):
+        pictures = [
+            (6 * number + place, caption(groups[number].pictures[place]))
+            for number in range(first, min(first + 2, len(groups)))
+            for place in range(per_group)
+        ]
+        rows.append(writer.caption_row(pictures, weight))
+    return rows
+
+
+def judgement_rows(writer: Writer, rng: np.random.Generator, groups: list[Group], recipe: RewardRecipe) -> list[Row]:
+    """For every group two questions with a reference, one without, and one answered with a rationale."""
+    rows: list[Row] = []
+    for number, group in enumerate(groups):
+        marked = [marks(picture, group.spec) for picture in group.pictures]
+        for reference in (int(index) for index in rng.choice(6, 2, replace=False)):
+            instruction = _draw(rng)
+            labels = ((i, preferred(instruction, marked[i], marked[reference])) for i in range(6) if i != reference)
+            verdicts = [(6 * number + i, label) for i, label in labels if label is not None]
+            if verdicts:
+                rows.append(writer.judgement_row(instruction, group.spec, 6 * number + reference, verdicts))
+        instruction = _draw(rng)
+        verdicts = [(6 * number + i, good(instruction, marked[i])) for i in range(6)]
+        rows.append(writer.judgement_row(instruction, group.spec, None, verdicts))
+        rows += _rationale_rows(writer, rng, number, group, recipe.rationale_weight)
+    return rows
+
+
+def _rationale_rows(writer: Writer, rng: np.random.Generator, number: int, group: Group, weight: float) -> list[Row]:
+    candidate, reference = (int(index) for index in rng.choice(6, 2, replace=False))
+    instruction = _draw(rng)
+    first, second = group.pictures[candidate], group.pictures[reference]
+    if rng.random() < 0.25:
+        verdict: bool | None = good(instruction, marks(first, group.spec))
+        text = rationale(instruction, group.spec, first, None)
+        other = None
+    else:
+        verdict = preferred(instruction, marks(first, group.spec), marks(second, group.spec))
+        text = rationale(instruction, group.spec, first, second)
+        other = 6 * number + reference
+    if verdict is None:
+        return []
+    return [writer.rationale_row(instruction, group.spec, other, [(6 * number + candidate, text, verdict)], weight)]
+
+
+def _draw(rng: np.random.Generator) -> str:
+    return INSTRUCTIONS[int(rng.choice(4, p=(0.4, 0.2, 0.15, 0.25)))]
+
+
+def pixel_values(groups: list[Group]) -> Tensor:
+    """The pictures of all groups as the processor would give them, float32 [pictures, 3, 64, 64] in [-1, 1]."""
+    pixels = np.stack([picture.pixels for group in groups for picture in group.pictures])
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def train_step_rows(
+    writer: Writer, rng: np.random.Generator, step: int, recipe: RewardRecipe, groups: list[Group]
+) -> list[Row]:
+    if step < recipe.caption_steps:
+        return caption_rows(writer, groups, 6, 1.0)
+    return judgement_rows(writer, rng, groups, recipe) + caption_rows(writer, groups, 2, recipe.caption_weight)
+
+
+def verdict_accuracy(writer: Writer, targets: Tensor, right: Tensor) -> float:
+    """Share of the direct yes/no targets that were the model's first choice."""
+    verdicts = (targets == writer.yes) | (targets == writer.no)
+    return float(right[verdicts].float().mean()) if verdicts.any() else float("nan")
+
+
+def train_reward(out: Path, recipe: RewardRecipe = RewardRecipe()) -> InternVLForConditionalGeneration:
+    """Train (or go on training: the state is kept in `out/training.pt`) and save to `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    tokenizer = build_tokenizer()
+    writer = Writer(tokenizer)
+    model = build_model(ARCHITECTURES[recipe.architecture], tokenizer)
+    groups = ({"params": [], "weight_decay": recipe.weight_decay}, {"params": [], "weight_decay": 0.0})
+    for parameter in model.parameters():
+        groups[parameter.ndim < 2]["params"].append(parameter)
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    state = load_state(out / "training.pt")
+    if state is not None:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+    start = state["step"] if state is not None else 0
+    schedule = Schedule(recipe.steps, decay=recipe.decay)
+    save_processor(out, tokenizer)
+    for step in progress(range(start, recipe.steps), recipe.architecture):
+        schedule.apply(optimizer, step)
+        figures = _step(model, writer, optimizer, step, recipe)
+        progress.log(step, **figures)
+        if step % 100 == 99 or step == recipe.steps - 1:
+            model.save_pretrained(out)
+            save_state(out / "training.pt", _state(model, optimizer, step + 1, recipe))
+    return model
+
+
+def _step(
+    model: InternVLForConditionalGeneration, writer: Writer, optimizer, step: int, recipe: RewardRecipe
+) -> dict[str, float]:
+    # A generator of its own for each step makes a resumed run see the same data as one that was never stopped.
+    rng = np.random.default_rng((recipe.seed, step))
+    drawn = [sample_group(rng) for _ in range(recipe.groups)]
+    rows = train_step_rows(writer, rng, step, recipe, drawn)
+    packed = pack(rows, writer.frame, TOKENS_PER_IMAGE, writer.tokenizer.pad_token_id)
+    features = model.get_image_features(pixel_values(drawn), return_dict=True).pooler_output
+    value, picked, right = loss(model, packed, features)
+    optimizer.zero_grad()
+    value.backward()
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+    targets = packed.targets[packed.targets >= 0]
+    return {
+        "loss": value.item(),
+        "token_accuracy": right.float().mean().item(),
+        "verdict_accuracy": verdict_accuracy(writer, targets, right),
+        "grad": norm.item(),
+        "length": packed.tokens.shape[1],
+    }
+
+
+def _state(model, optimizer, step: int, recipe: RewardRecipe) -> dict[str, Any]:
+    return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "recipe": asdict(recipe)}

@@ -1,0 +1,79 @@
+"""What the nano training scripts share: a learning-rate schedule, a progress bar, and a crash-safe checkpoint."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, a plateau, then a straight line down to `floor` of the peak over the last `decay` of the steps.
+
+    The plateau lets a run be prolonged, or cooled down early, without having known its length in advance.
+    """
+
+    steps: int
+    warmup: int = 200
+    decay: float = 0.5
+    floor: float = 0.02
+
+    def factor(self, step: int) -> float:
+        left = (self.steps - step) / max(1.0, self.decay * self.steps)
+        return min(1.0, (step + 1) / max(1, self.warmup), self.floor + (1 - self.floor) * max(0.0, left))
+
+    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set every group's learning rate; a group's peak is what its `lr` was when first seen."""
+        for group in optimizer.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.factor(step)
+
+
+class _Reporter:
+    """Progress on stderr: a live bar on a terminal, one line every 50 steps otherwise."""
+
+    def __init__(self) -> None:
+        self._bar: Progress | None = None
+        self._started = 0.0
+
+    def __call__(self, steps: Iterable[int], title: str) -> Iterator[int]:
+        steps = list(steps)
+        console = Console(file=sys.stderr)
+        self._started = time.monotonic()
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, TextColumn("{task.fields[figures]}"), console=console, disable=not console.is_terminal) as bar:
+            self._bar = bar
+            task = bar.add_task(title, total=len(steps), figures="")
+            for step in steps:
+                yield step
+                bar.advance(task)
+
+    def log(self, step: int, **figures: float) -> None:
+        text = " ".join(f"{name}={value:.4g}" for name, value in figures.items())
+        if self._bar is not None and not self._bar.disable:
+            self._bar.update(self._bar.task_ids[0], figures=text)
+        elif step % 50 == 0:
+            print(f"step {step} {time.monotonic() - self._started:.0f}s {text}", file=sys.stderr, flush=True)
+
+
+progress = _Reporter()
+
+
+def save_state(path: Path, state: dict[str, Any]) -> None:
+    """Write a training state so that a crash at any moment leaves either the old file or the new one, whole."""
+    partial = path.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, path)
+
+
+def load_state(path: Path) -> dict[str, Any] | None:
+    """The saved training state, or None where there is none yet. Tensors and plain values only: no pickled code."""
+    return torch.load(path, weights_only=True) if path.exists() else None
