@@ -215,10 +215,14 @@ def maybe_degraded(rng: np.random.Generator, share: float) -> Degradation:
 
 @dataclass(frozen=True)
 class Group:
-    """Pictures that were all to show one prompt, as a generator would make them: some right, some wrong, some bad."""
+    """Pictures that were all to show one prompt: some right, some wrong, some bad.
+
+    Of `generated` pictures only what they show is known, not how good they are.
+    """
 
     spec: PromptSpec
     pictures: tuple[Picture, ...]
+    generated: bool = False
 
 
 def sample_group(rng: np.random.Generator, held_out: bool = False) -> Group:

@@ -17,6 +17,7 @@ from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFa
 
 from ..rewards import prompts
 from ..rewards.instructions import PRESETS
+from .generated import Pool
 from .packing import Branch, Item, Picture, Row, loss, pack
 from .preferences import INSTRUCTIONS, Group, caption, good, marks, preferred, rationale, sample_group
 from .reward_model import (
@@ -47,6 +48,9 @@ class RewardRecipe:
     caption_weight: float = 0.2
     rationale_weight: float = 0.1
     """Weights of a token of a caption and of a rationale against that of a verdict."""
+    generated: str | None = None
+    """A pool of generated pictures (see :mod:`~diffusers_ext.nano.generated`) to train on as well."""
+    generated_share: float = 0.4
     seed: int = 0
 
 
@@ -118,10 +122,11 @@ class Writer:
 def caption_rows(writer: Writer, groups: list[Group], per_group: int, weight: float) -> list[Row]:
     """Captions of the first pictures of every group, two groups to a row."""
     rows: list[Row] = []
-    for first in range(0, len(groups), 2):
+    drawn = [number for number, group in enumerate(groups) if not group.generated]
+    for first in range(0, len(drawn), 2):
         pictures = [
             (6 * number + place, caption(groups[number].pictures[place]))
-            for number in range(first, min(first + 2, len(groups)))
+            for number in drawn[first : first + 2]
             for place in range(per_group)
         ]
         rows.append(writer.caption_row(pictures, weight))
@@ -134,12 +139,12 @@ def judgement_rows(writer: Writer, rng: np.random.Generator, groups: list[Group]
     for number, group in enumerate(groups):
         marked = [marks(picture, group.spec) for picture in group.pictures]
         for reference in (int(index) for index in rng.choice(6, 2, replace=False)):
-            instruction = _draw(rng)
+            instruction = _draw(rng, group)
             labels = ((i, preferred(instruction, marked[i], marked[reference])) for i in range(6) if i != reference)
             verdicts = [(6 * number + i, label) for i, label in labels if label is not None]
             if verdicts:
                 rows.append(writer.judgement_row(instruction, group.spec, 6 * number + reference, verdicts))
-        instruction = _draw(rng)
+        instruction = _draw(rng, group)
         verdicts = [(6 * number + i, good(instruction, marked[i])) for i in range(6)]
         rows.append(writer.judgement_row(instruction, group.spec, None, verdicts))
         rows += _rationale_rows(writer, rng, number, group, recipe.rationale_weight)
@@ -148,7 +153,7 @@ def judgement_rows(writer: Writer, rng: np.random.Generator, groups: list[Group]
 
 def _rationale_rows(writer: Writer, rng: np.random.Generator, number: int, group: Group, weight: float) -> list[Row]:
     candidate, reference = (int(index) for index in rng.choice(6, 2, replace=False))
-    instruction = _draw(rng)
+    instruction = _draw(rng, group)
     first, second = group.pictures[candidate], group.pictures[reference]
     if rng.random() < 0.25:
         verdict: bool | None = good(instruction, marks(first, group.spec))
@@ -163,7 +168,9 @@ def _rationale_rows(writer: Writer, rng: np.random.Generator, number: int, group
     return [writer.rationale_row(instruction, group.spec, other, [(6 * number + candidate, text, verdict)], weight)]
 
 
-def _draw(rng: np.random.Generator) -> str:
+def _draw(rng: np.random.Generator, group: Group) -> str:
+    if group.generated:
+        return "alignment"
     return INSTRUCTIONS[int(rng.choice(4, p=(0.4, 0.2, 0.15, 0.25)))]
 
 
@@ -203,11 +210,12 @@ def train_reward(out: Path, recipe: RewardRecipe = RewardRecipe()) -> InternVLFo
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
     start = state["step"] if state is not None else 0
+    pool = Pool.load(Path(recipe.generated)) if recipe.generated else None
     schedule = Schedule(recipe.steps, decay=recipe.decay)
     save_processor(out, tokenizer)
     for step in progress(range(start, recipe.steps), recipe.architecture):
         schedule.apply(optimizer, step)
-        figures = _step(model, writer, optimizer, step, recipe)
+        figures = _step(model, writer, optimizer, step, recipe, pool)
         progress.log(step, **figures)
         if step % 100 == 99 or step == recipe.steps - 1:
             model.save_pretrained(out)
@@ -216,11 +224,16 @@ def train_reward(out: Path, recipe: RewardRecipe = RewardRecipe()) -> InternVLFo
 
 
 def _step(
-    model: InternVLForConditionalGeneration, writer: Writer, optimizer, step: int, recipe: RewardRecipe
+    model: InternVLForConditionalGeneration,
+    writer: Writer,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    recipe: RewardRecipe,
+    pool: Pool | None,
 ) -> dict[str, float]:
     # A generator of its own for each step makes a resumed run see the same data as one that was never stopped.
     rng = np.random.default_rng((recipe.seed, step))
-    drawn = [sample_group(rng) for _ in range(recipe.groups)]
+    drawn = [_draw_group(rng, recipe, pool) for _ in range(recipe.groups)]
     rows = train_step_rows(writer, rng, step, recipe, drawn)
     packed = pack(rows, writer.frame, TOKENS_PER_IMAGE, writer.tokenizer.pad_token_id)
     features = model.get_image_features(pixel_values(drawn), return_dict=True).pooler_output
@@ -237,6 +250,12 @@ def _step(
         "grad": norm.item(),
         "length": packed.tokens.shape[1],
     }
+
+
+def _draw_group(rng: np.random.Generator, recipe: RewardRecipe, pool: Pool | None) -> Group:
+    if pool is not None and rng.random() < recipe.generated_share:
+        return pool.group(int(rng.integers(len(pool.prompts))))
+    return sample_group(rng)
 
 
 def _state(model, optimizer, step: int, recipe: RewardRecipe) -> dict[str, Any]:

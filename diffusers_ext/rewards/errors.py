@@ -21,3 +21,7 @@ class ModelError(RewardDanceError):
 
 class Cancelled(RewardDanceError):
     """The caller asked to stop before the work was done."""
+
+
+class PromptTextError(RewardDanceError):
+    """A prompt that cannot be judged by."""

@@ -1,0 +1,101 @@
+"""`rewarddance nano ...`: how the shipped models were made, step by step."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Train the nano models from scratch, as the shipped ones were.")
+
+Out = Annotated[Path, typer.Argument(help="Folder to write to; a run that was stopped goes on from what it finds there.")]
+Seed = Annotated[int, typer.Option(help="Seed of the weights and of the data.")]
+
+
+@app.command()
+def train_autoencoder(out: Out, steps: int = 2400, seed: Seed = 0) -> None:
+    """Train the generator's autoencoder (about 10 minutes on two cores)."""
+    from .autoencoder import AutoencoderRecipe
+    from .autoencoder import train_autoencoder as train
+
+    train(out, AutoencoderRecipe(steps=steps, seed=seed))
+
+
+@app.command()
+def train_generator(
+    out: Out,
+    autoencoder: Annotated[Path, typer.Option(help="A trained autoencoder.")],
+    steps: int = 4500,
+    seed: Seed = 0,
+) -> None:
+    """Train the generator by flow matching (about an hour on two cores)."""
+    from .generator import GeneratorRecipe
+    from .generator import train_generator as train
+
+    train(out, autoencoder, GeneratorRecipe(steps=steps, seed=seed))
+
+
+@app.command()
+def draw_pool(
+    out: Annotated[Path, typer.Argument(help="The .npz file to write.")],
+    pipeline: Annotated[Path, typer.Option(help="A trained generator.")],
+    groups: Annotated[int, typer.Option(help="Prompts, six pictures each.")] = 1000,
+    seed: Seed = 0,
+) -> None:
+    """Have the generator paint pictures to train a reward model on."""
+    from diffusers import StableDiffusion3Pipeline
+
+    from . import GENERATOR_OPTIONS
+    from .generated import draw_pool as draw
+
+    painter = StableDiffusion3Pipeline.from_pretrained(pipeline)
+    draw(painter, groups, seed, progress=True, **GENERATOR_OPTIONS).save(out)
+
+
+@app.command()
+def train_reward(
+    out: Out,
+    architecture: Annotated[str, typer.Option(help="Which size.")] = "reward-5m",
+    steps: int = 4200,
+    caption_steps: Annotated[int, typer.Option(help="Steps at the start on captions alone.")] = 900,
+    pool: Annotated[Path | None, typer.Option(help="Generated pictures (see draw-pool) to train on as well.")] = None,
+    seed: Seed = 0,
+) -> None:
+    """Train a reward model: captions, then verdicts and rationales (about two hours on two cores)."""
+    from .train_reward import RewardRecipe
+    from .train_reward import train_reward as train
+
+    recipe = RewardRecipe(
+        architecture=architecture,
+        steps=steps,
+        caption_steps=caption_steps,
+        generated=str(pool) if pool else None,
+        seed=seed,
+    )
+    train(out, recipe)
+
+
+@app.command()
+def calibrate(
+    model: Annotated[Path, typer.Argument(help="A trained reward model; its reward_config.json is written.")],
+    size: Annotated[int, typer.Option(help="Pairs to fit each temperature on.")] = 1000,
+) -> None:
+    """Fit the temperatures that turn log-odds into calibrated probabilities."""
+    from .calibration import calibrate as fit
+
+    config = fit(model, size)
+    typer.echo(f"{model}: {config}", err=True)
+
+
+@app.command()
+def export(
+    reward_model: Annotated[Path, typer.Option(help="A trained, calibrated reward model.")],
+    generator: Annotated[Path, typer.Option(help="A trained generator.")],
+    out: Annotated[Path, typer.Option(help="Folder to write the shipped checkpoints to.")],
+) -> None:
+    """Write the checkpoints in half precision, without their training states."""
+    from .export import export_generator, export_reward_model
+
+    export_reward_model(reward_model, out / "reward-5m")
+    export_generator(generator, out / "generator")

@@ -1,0 +1,53 @@
+"""Pictures that the nano generator made, judged by the oracle: what the reward model will meet in use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+
+from .evaluation import sample_sheet
+from .oracle import judge
+from .preferences import Group, Picture
+from .scenes import parse_prompt, sample_prompt
+
+GROUP: Final = 6
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Groups of generated pictures.
+
+    Attributes:
+        prompts: the text of each group's prompt.
+        pixels: uint8 [groups, 6, 64, 64, 3].
+    """
+
+    prompts: tuple[str, ...]
+    pixels: np.ndarray
+
+    def save(self, path: Path) -> None:
+        """Write an .npz of plain arrays."""
+        np.savez_compressed(path, prompts=np.array(self.prompts), pixels=self.pixels)
+
+    @classmethod
+    def load(cls, path: Path) -> Pool:
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls(tuple(str(text) for text in arrays["prompts"]), arrays["pixels"])
+
+    def group(self, index: int) -> Group:
+        """A group with what the oracle sees in place of a truth that nobody knows, to be judged by alignment alone."""
+        spec = parse_prompt(self.prompts[index])
+        pictures = tuple(Picture(pixels, judge(pixels, spec).objects) for pixels in self.pixels[index])
+        return Group(spec, pictures, generated=True)
+
+
+def draw_pool(pipeline: Any, groups: int, seed: int = 0, progress: bool = False, **options: Any) -> Pool:
+    """Have the generator paint `groups` in-domain prompts six times each."""
+    rng = np.random.default_rng((seed, 77))
+    prompts = [sample_prompt(rng) for _ in range(groups)]
+    sheets = sample_sheet(pipeline, GROUP, prompts, 1_000_000 * (seed + 1), progress, **options)
+    pixels = np.stack([np.stack([np.asarray(image) for image in images]) for images in sheets])
+    return Pool(tuple(spec.text for spec in prompts), pixels)

@@ -1,0 +1,48 @@
+"""What a checkpoint says of its own use as a judge."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Final
+
+from .errors import ModelError
+
+FILE: Final = "reward_config.json"
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """Optional settings kept beside a model's weights.
+
+    Attributes:
+        temperature: divides the log-odds of pairwise verdicts, so that P(yes) is calibrated (Guo et al. 2017).
+        pointwise_temperature: the same for verdicts with no reference.
+        cot_temperature: the same for verdicts after a chain of thought.
+        max_new_tokens: how long a chain of thought may get.
+    """
+
+    temperature: float = 1.0
+    pointwise_temperature: float = 1.0
+    cot_temperature: float = 1.0
+    max_new_tokens: int = 512
+
+    @classmethod
+    def load(cls, folder: Path) -> RewardConfig:
+        """Read `reward_config.json` from a checkpoint folder; the defaults where there is none."""
+        path = folder / FILE
+        if not path.is_file():
+            return cls()
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ModelError(f"{path}: not valid JSON ({error})") from error
+        known = {field.name for field in fields(cls)}
+        if unknown := set(content) - known:
+            raise ModelError(f"{path}: unknown keys {sorted(unknown)}; it takes {sorted(known)}")
+        return cls(**content)
+
+    def save(self, folder: Path) -> None:
+        """Write `reward_config.json` into a checkpoint folder."""
+        (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
