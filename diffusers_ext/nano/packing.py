@@ -28,11 +28,11 @@ Item = int | Picture
 
 @dataclass(frozen=True)
 class Branch:
-    """What is asked (`question`) and what is to be predicted (`answer`), the answer's share in the loss `weight`."""
+    """What is asked, what is to be predicted, and the weight of each predicted token in the loss."""
 
     question: tuple[Item, ...]
     answer: tuple[int, ...]
-    weight: float = 1.0
+    weights: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -115,20 +115,21 @@ def pack(rows: Sequence[Row], frame: tuple[int, int, int], tokens_per_picture: i
 def _lay_out(row: Row, expand) -> _Columns:
     columns = _Columns()
 
-    def add(tokens: list[int], first: int, segment: int, targets: list[int], weight: float) -> None:
+    def add(tokens: list[int], first: int, segment: int, targets: list[int], weights: list[float]) -> None:
         columns.tokens += tokens
         columns.positions += range(first, first + len(tokens))
         columns.segments += [segment] * len(tokens)
         columns.targets += targets
-        columns.weights += [weight] * len(tokens)
+        columns.weights += weights
 
     prefix = expand(row.prefix)
-    add(prefix, 0, 0, [IGNORED] * len(prefix), 0.0)
+    add(prefix, 0, 0, [IGNORED] * len(prefix), [0.0] * len(prefix))
     for number, branch in enumerate(row.branches, start=1):
         question = expand(branch.question)
         tokens = question + list(branch.answer[:-1])
-        targets = [IGNORED] * (len(question) - 1) + list(branch.answer)
-        add(tokens, len(prefix), number, targets, branch.weight)
+        silent = len(question) - 1
+        targets = [IGNORED] * silent + list(branch.answer)
+        add(tokens, len(prefix), number, targets, [0.0] * silent + list(branch.weights))
     return columns
 
 
@@ -151,16 +152,16 @@ def hidden_states(model, packed: Packed, features: Tensor) -> Tensor:
     ).last_hidden_state
 
 
-def loss(model, packed: Packed, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def loss(model, packed: Packed, features: Tensor) -> tuple[Tensor, Tensor]:
     """Weighted next-token cross-entropy.
 
     Returns:
         The loss (scalar: weighted sum over targets divided by the sum of the weights), and for every target in
-        reading order its log-probability and its token.
+        reading order whether it was the model's first choice.
     """
     hidden = hidden_states(model, packed, features)
     chosen = packed.targets != IGNORED
     targets, weights = packed.targets[chosen], packed.weights[chosen]
     log_probabilities = F.log_softmax(model.lm_head(hidden[chosen]).float(), dim=-1)
     picked = log_probabilities.gather(1, targets[:, None])[:, 0]
-    return -(weights * picked).sum() / weights.sum(), picked.detach(), log_probabilities.detach().argmax(-1) == targets
+    return -(weights * picked).sum() / weights.sum(), log_probabilities.detach().argmax(-1) == targets

@@ -17,8 +17,10 @@ from .scenes import (
     COLOURS,
     HELD_OUT,
     IMAGE_SIZE,
+    RELATIONS,
     SHAPES,
     Grade,
+    ObjectSpec,
     PromptSpec,
     Scene,
     SceneObject,
@@ -120,6 +122,37 @@ def caption(picture: Picture) -> str:
     ]
     words = [bad if flaw else fine for flaw, bad, fine in zip(flaws(picture.degradation), FLAWED, FLAWLESS, strict=True)]
     return f"{', '.join(named)}; {', '.join(words)}."
+
+
+def statements(rng: np.random.Generator, picture: Picture, count: int) -> list[tuple[str, bool]]:
+    """Short statements about a picture, about as many true as false: what prompts can require, and its looks."""
+    found: list[tuple[str, bool]] = []
+    flawed = flaws(picture.degradation)
+    while len(found) < count:
+        if rng.random() < 0.2:
+            index = int(rng.integers(4))
+            words, named_flaw = (FLAWED, FLAWLESS), bool(rng.random() < 0.5)
+            found.append((words[not named_flaw][index], flawed[index] == named_flaw))
+            continue
+        spec = _spec_about(rng, picture) if rng.random() < 0.6 else sample_prompt(rng)
+        checks = grade(spec, picture.objects).checks
+        check = checks[int(rng.integers(len(checks)))]
+        found.append((check.requirement, check.met))
+    return found
+
+
+def _spec_about(rng: np.random.Generator, picture: Picture) -> PromptSpec:
+    """A prompt that one or two of the picture's objects satisfy, or nearly do."""
+    items = [picture.objects[int(index)] for index in rng.permutation(len(picture.objects))[:2]]
+    first = items[0]
+    number = sum(item.shape == first.shape for item in picture.objects)
+    kind = int(rng.integers(3))
+    if kind == 0 and number > 1:
+        return PromptSpec("counting", (ObjectSpec(first.shape, count=number),))
+    if kind == 1 and len(items) == 2 and items[1].shape != first.shape:
+        relation = RELATIONS[int(rng.integers(4))]
+        return PromptSpec("position", (ObjectSpec(first.shape), ObjectSpec(items[1].shape)), relation)
+    return PromptSpec("colours", (ObjectSpec(first.shape, first.colour),))
 
 
 def _tally(instruction: str, picture: Picture, marked: Marks) -> list[tuple[str, str]]:

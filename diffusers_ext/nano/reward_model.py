@@ -19,10 +19,11 @@ from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2Im
 
 from ..rewards import prompts
 from ..rewards.instructions import PRESETS
-from .preferences import INSTRUCTIONS, rationale, sample_group
+from .preferences import INSTRUCTIONS, rationale, sample_group, statements
 from .scenes import IMAGE_SIZE, PROMPT_KINDS, all_prompts
 
 DESCRIBE: Final = "Describe the image."
+CHECK: Final = "Judge the image."
 CONTEXT: Final = "<IMG_CONTEXT>"
 SPECIAL: Final = {
     "start_image_token": "<img>",
@@ -67,7 +68,7 @@ TOKENS_PER_IMAGE: Final = (IMAGE_SIZE // PATCH // 2) ** 2
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer in which every word of the nano world is one token; other text falls to bytes."""
     rng = np.random.default_rng(0)
-    texts = [DESCRIBE, "user\n", "assistant\n", "system\n", "yes", "no", " yes", " no", f" {prompts.VERDICT}"]
+    texts = [DESCRIBE, CHECK, "user\n", "assistant\n", "system\n", "yes", "no", " yes", " no", f" {prompts.VERDICT}"]
     texts += [spec.text for kind in PROMPT_KINDS for spec in all_prompts(kind)]
     for instruction, pairwise, explain in itertools.product(PRESETS.values(), (True, False), (True, False)):
         for message in prompts.question(instruction, "a photo", pairwise=pairwise, explain=explain):
@@ -75,6 +76,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     for _ in range(300):
         group = sample_group(rng)
         texts += [rationale(name, group.spec, *group.pictures[:2]) for name in INSTRUCTIONS]
+        texts += [f" {text}: yes, no" for text, _ in statements(rng, group.pictures[0], 8)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()

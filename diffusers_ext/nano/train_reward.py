@@ -1,4 +1,7 @@
-"""Train a nano reward model from scratch: captions first, then yes/no with and without reference, then rationales.
+"""Train a nano reward model from scratch: first to see, then to judge.
+
+Seeing is learned from captions and from short statements that are true or false; judging from yes/no with and without
+a reference, and from rationales. The seeing lessons go on beside the judging ones.
 
 Every step draws fresh pictures, so nothing is ever seen twice.
 """
@@ -13,16 +16,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
 from ..rewards import prompts
 from ..rewards.instructions import PRESETS
 from .generated import Pool
 from .packing import Branch, Item, Picture, Row, loss, pack
-from .preferences import INSTRUCTIONS, Group, caption, good, marks, preferred, rationale, sample_group
+from .preferences import INSTRUCTIONS, Group, caption, good, marks, preferred, rationale, sample_group, statements
 from .reward_model import (
     ARCHITECTURES,
     CHAT_TEMPLATE,
+    CHECK,
     CONTEXT,
     DESCRIBE,
     TOKENS_PER_IMAGE,
@@ -39,8 +43,8 @@ class RewardRecipe:
     architecture: str = "reward-5m"
     steps: int = 6000
     caption_steps: int = 1500
-    """Steps at the start on captions alone: yes/no labels teach nothing to a model that cannot see yet."""
-    groups: int = 8
+    """Steps at the start on seeing alone: verdicts teach nothing to a model that cannot see yet."""
+    groups: int = 6
     """Prompts per step, six pictures each."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
@@ -48,6 +52,9 @@ class RewardRecipe:
     caption_weight: float = 0.2
     rationale_weight: float = 0.1
     """Weights of a token of a caption and of a rationale against that of a verdict."""
+    statements: int = 6
+    statement_weight: float = 0.5
+    """Statements per picture, and the weight of the yes or no after each."""
     generated: str | None = None
     """A pool of generated pictures (see :mod:`~diffusers_ext.nano.generated`) to train on as well."""
     generated_share: float = 0.4
@@ -60,10 +67,15 @@ class Writer:
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
         self.yes, self.no = (tokenizer.convert_tokens_to_ids(word) for word in ("yes", "no"))
+        self.spaced = self.encode_one(" yes"), self.encode_one(" no")
         names = ("<img>", CONTEXT, "</img>")
         self.frame = tuple(tokenizer.convert_tokens_to_ids(name) for name in names)
         self.pieces = lru_cache(maxsize=20000)(self._pieces)
         self.encode = lru_cache(maxsize=20000)(self._encode)
+
+    def encode_one(self, word: str) -> int:
+        (token,) = self.tokenizer(word).input_ids
+        return token
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text).input_ids)
@@ -84,9 +96,23 @@ class Writer:
         content = [{"type": "text", "text": f"{DESCRIBE}\n"}, prompts.IMAGE]
         before, after = self._around_pictures([{"role": "user", "content": content}])
         end = self.tokenizer.eos_token_id
-        branches = (
-            Branch((Picture(index), *after), (*self.encode(text), end), weight) for index, text in captions
-        )
+        answers = [(index, (*self.encode(text), end)) for index, text in captions]
+        branches = (Branch((Picture(index), *after), text, (weight,) * len(text)) for index, text in answers)
+        return Row(before, tuple(branches))
+
+    def statement_row(self, checked: list[tuple[int, list[tuple[str, bool]]]], weight: float) -> Row:
+        """Several pictures (by index), each with statements and whether they are true; only the latter is taught."""
+        content = [{"type": "text", "text": f"{CHECK}\n"}, prompts.IMAGE]
+        before, after = self._around_pictures([{"role": "user", "content": content}])
+        branches: list[Branch] = []
+        for index, found in checked:
+            tokens: list[int] = []
+            weights: list[float] = []
+            for number, (text, true) in enumerate(found):
+                words = self.encode(f"{',' * (number > 0)} {text}:")
+                tokens += [*words, *self.encode(" yes" if true else " no")]
+                weights += [0.0] * len(words) + [weight]
+            branches.append(Branch((Picture(index), *after), tuple(tokens), tuple(weights)))
         return Row(before, tuple(branches))
 
     def judgement_row(
@@ -94,7 +120,7 @@ class Writer:
     ) -> Row:
         """One question about several candidates (by index), answered at once."""
         prefix, ask = self._question(instruction, spec, reference, explain=False)
-        branches = (Branch(ask(index), (self.yes if better else self.no,)) for index, better in verdicts)
+        branches = (Branch(ask(index), (self.yes if better else self.no,), (1.0,)) for index, better in verdicts)
         return Row(prefix, tuple(branches))
 
     def rationale_row(
@@ -106,7 +132,9 @@ class Writer:
         for index, text, better in reasons:
             thought = self.encode(f"{text} {prompts.VERDICT}")
             verdict = self.encode(" yes" if better else " no")
-            branches.append(Branch(ask(index), (*thought, *verdict, self.tokenizer.eos_token_id), weight))
+            answer = (*thought, *verdict, self.tokenizer.eos_token_id)
+            weights = (weight,) * len(thought) + (1.0, weight)
+            branches.append(Branch(ask(index), answer, weights))
         return Row(prefix, tuple(branches))
 
     def _question(self, instruction: str, spec: PromptSpec, reference: int | None, explain: bool):
@@ -119,17 +147,19 @@ class Writer:
         return prefix, lambda index: (*between, Picture(index), *after)
 
 
-def caption_rows(writer: Writer, groups: list[Group], per_group: int, weight: float) -> list[Row]:
-    """Captions of the first pictures of every group, two groups to a row."""
-    rows: list[Row] = []
+def seeing_rows(
+    writer: Writer, rng: np.random.Generator, groups: list[Group], captions: int, checked: int, recipe: RewardRecipe
+) -> list[Row]:
+    """Of the first pictures of every group captions and true or false statements, two groups to a row."""
     drawn = [number for number, group in enumerate(groups) if not group.generated]
+    rows: list[Row] = []
     for first in range(0, len(drawn), 2):
-        pictures = [
-            (6 * number + place, caption(groups[number].pictures[place]))
-            for number in drawn[first : first + 2]
-            for place in range(per_group)
-        ]
-        rows.append(writer.caption_row(pictures, weight))
+        numbers = drawn[first : first + 2]
+        described = [(6 * n + i, caption(groups[n].pictures[i])) for n in numbers for i in range(captions)]
+        rows.append(writer.caption_row(described, recipe.caption_weight))
+        known = [(6 * n + i, groups[n].pictures[i]) for n in numbers for i in range(checked)]
+        found = [(index, statements(rng, picture, recipe.statements)) for index, picture in known]
+        rows.append(writer.statement_row(found, recipe.statement_weight))
     return rows
 
 
@@ -184,21 +214,22 @@ def train_step_rows(
     writer: Writer, rng: np.random.Generator, step: int, recipe: RewardRecipe, groups: list[Group]
 ) -> list[Row]:
     if step < recipe.caption_steps:
-        return caption_rows(writer, groups, 6, 1.0)
-    return judgement_rows(writer, rng, groups, recipe) + caption_rows(writer, groups, 2, recipe.caption_weight)
+        return seeing_rows(writer, rng, groups, 6, 6, recipe)
+    return judgement_rows(writer, rng, groups, recipe) + seeing_rows(writer, rng, groups, 1, 4, recipe)
 
 
-def verdict_accuracy(writer: Writer, targets: Tensor, right: Tensor) -> float:
-    """Share of the direct yes/no targets that were the model's first choice."""
-    verdicts = (targets == writer.yes) | (targets == writer.no)
-    return float(right[verdicts].float().mean()) if verdicts.any() else float("nan")
+def _accuracy(right: Tensor, targets: Tensor, weights: Tensor, answers: tuple[int, int], taught: float) -> float:
+    """Share of the targets among `answers`, of weight `taught`, that were the model's first choice."""
+    chosen = ((targets == answers[0]) | (targets == answers[1])) & ((weights - taught).abs() < 1e-6)
+    return float(right[chosen].float().mean()) if chosen.any() else float("nan")
 
 
 def train_reward(out: Path, recipe: RewardRecipe = RewardRecipe()) -> InternVLForConditionalGeneration:
     """Train (or go on training: the state is kept in `out/training.pt`) and save to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    tokenizer = build_tokenizer()
+    known = (out / "tokenizer.json").exists()
+    tokenizer = AutoTokenizer.from_pretrained(out) if known else build_tokenizer()
     writer = Writer(tokenizer)
     model = build_model(ARCHITECTURES[recipe.architecture], tokenizer)
     groups = ({"params": [], "weight_decay": recipe.weight_decay}, {"params": [], "weight_decay": 0.0})
@@ -237,16 +268,17 @@ def _step(
     rows = train_step_rows(writer, rng, step, recipe, drawn)
     packed = pack(rows, writer.frame, TOKENS_PER_IMAGE, writer.tokenizer.pad_token_id)
     features = model.get_image_features(pixel_values(drawn), return_dict=True).pooler_output
-    value, picked, right = loss(model, packed, features)
+    value, right = loss(model, packed, features)
     optimizer.zero_grad()
     value.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
-    targets = packed.targets[packed.targets >= 0]
+    targets, weights = packed.targets[packed.targets >= 0], packed.weights[packed.targets >= 0]
     return {
         "loss": value.item(),
-        "token_accuracy": right.float().mean().item(),
-        "verdict_accuracy": verdict_accuracy(writer, targets, right),
+        "verdicts": _accuracy(right, targets, weights, (writer.yes, writer.no), 1.0),
+        "after_rationales": _accuracy(right, targets, weights, writer.spaced, 1.0),
+        "statements": _accuracy(right, targets, weights, writer.spaced, recipe.statement_weight),
         "grad": norm.item(),
         "length": packed.tokens.shape[1],
     }

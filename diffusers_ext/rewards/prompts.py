@@ -1,7 +1,8 @@
 """The question put to the model, as chat messages.
 
-What is the same for all candidates comes first (instruction, prompt, question, reference) and the candidate comes
-last, so that the first part can be computed once for many candidates.
+What is the same for all candidates comes first (instruction, prompt, question, reference), so that it can be computed
+once for many of them. The prompt is said again after the candidate: a causal model compares words with a picture far
+more easily where the words come later.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ def question(instruction: Instruction, prompt: str, *, pairwise: bool, explain: 
 def _ask(instruction: Instruction, prompt: str, pairwise: bool, explain: bool) -> Message:
     asked = PAIRWISE_QUESTION if pairwise else POINTWISE_QUESTION
     opening = f"{instruction.text}\nPrompt: {prompt}\n{asked} {EXPLAINED if explain else DIRECT}\n"
-    content = [_text(f"{opening}Candidate:"), IMAGE]
+    ending = _text(f"\nPrompt: {prompt}")
+    content = [_text(f"{opening}Candidate:"), IMAGE, ending]
     if pairwise:
-        content = [_text(f"{opening}Reference:"), IMAGE, _text("\nCandidate:"), IMAGE]
+        content = [_text(f"{opening}Reference:"), IMAGE, _text("\nCandidate:"), IMAGE, ending]
     return {"role": "user", "content": content}
