@@ -1,0 +1,52 @@
+"""The command line: `rewarddance ...`."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from .. import __version__
+from ..nano.commands import app as nano
+from . import generating, judging, measuring
+
+app = typer.Typer(
+    name="rewarddance",
+    help="Judge, rerank and explain pictures with a generative reward model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+app.add_typer(nano, name="nano")
+for command in (judging.score, judging.compare, judging.rank, generating.generate, measuring.evaluate, measuring.demo):
+    app.command()(command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"rewarddance {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command line. What users can mend ends with one line on stderr and exit status 2, never a traceback."""
+    from ..rewards.errors import RewardDanceError
+
+    try:
+        app()
+    except RewardDanceError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        sys.exit(130)

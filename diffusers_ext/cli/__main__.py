@@ -1,0 +1,5 @@
+"""`python -m diffusers_ext.cli`."""
+
+from . import main
+
+main()

@@ -1,0 +1,84 @@
+"""Load what a command names, quietly: stdout belongs to the result."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..rewards.errors import ImageError, ModelError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from ..rewards.instructions import Instruction
+    from ..rewards.model import RewardModel
+
+
+def quiet() -> None:
+    """Keep the libraries' loading bars and notices off the terminal."""
+    import diffusers
+    import transformers
+
+    for library in (transformers, diffusers):
+        library.logging.set_verbosity_error()
+        library.logging.disable_progress_bar()
+
+
+def load_reward_model(model: str | None, quantization: str | None, device: str | None) -> RewardModel:
+    from ..rewards.model import RewardModel
+
+    quiet()
+    if model is None:
+        return RewardModel.default(device)
+    return RewardModel.from_pretrained(model, quantization, device)  # type: ignore[arg-type]
+
+
+def load_pipeline(pipeline: str | None, device: str | None) -> Any:
+    """A text-to-image pipeline on the device (a GPU where there is one), its own progress bar off."""
+    import torch
+    from diffusers import DiffusionPipeline
+
+    from ..nano import DEFAULT_PIPELINE
+
+    quiet()
+    source = str(pipeline or DEFAULT_PIPELINE)
+    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = torch.float32 if place == "cpu" else torch.bfloat16
+    try:
+        loaded = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, use_safetensors=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"{source}: could not be loaded as a diffusers pipeline ({error})") from error
+    loaded.set_progress_bar_config(disable=True)
+    return loaded.to(place)
+
+
+def load_instruction(name: str, file: Path | None) -> Instruction:
+    from ..rewards.instructions import get_instruction, load_instructions
+
+    return get_instruction(name, load_instructions(file) if file else None)
+
+
+def read_images(paths: Sequence[Path]) -> tuple[list[tuple[Path, Image.Image]], dict[str, str]]:
+    """The pictures that can be read, and for each file that cannot be, why; each of those is named on stderr.
+
+    Raises:
+        ImageError: not one of them can be read.
+    """
+    from ..rewards.images import load_images
+
+    good, bad = load_images(paths)
+    errors = {str(path): str(error) for path, error in bad}
+    for message in errors.values():
+        typer.echo(f"error: {message}", err=True)
+    if not good:
+        raise ImageError(f"none of the {len(errors)} pictures given can be judged")
+    return good, errors
+
+
+def on_terminal() -> bool:
+    """Whether there is somebody to show progress to."""
+    return sys.stderr.isatty()

@@ -1,0 +1,30 @@
+"""Options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+Prompt: TypeAlias = Annotated[str, typer.Option("--prompt", "-p", help="What the picture was to show.")]
+Images: TypeAlias = Annotated[list[Path], typer.Argument(help="Pictures to judge.", show_default=False)]
+Model: TypeAlias = Annotated[
+    str | None, typer.Option(help="Reward model: a folder or a hub id (owner/name). Default: the nano model.")
+]
+Pipeline: TypeAlias = Annotated[
+    str | None, typer.Option(help="Diffusers pipeline: a folder or a hub id. Default: the nano generator.")
+]
+Quantization: TypeAlias = Annotated[str | None, typer.Option(help="nf4 or int8 (needs bitsandbytes).")]
+Device: TypeAlias = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ... Default: a GPU if there is one.")]
+InstructionName: TypeAlias = Annotated[
+    str, typer.Option("--instruction", "-i", help="What to judge by: alignment, aesthetics, structure, overall, or your own.")
+]
+InstructionsFile: TypeAlias = Annotated[
+    Path | None, typer.Option(help="TOML or JSON file with instructions of your own.", exists=True, dir_okay=False)
+]
+Explain: TypeAlias = Annotated[bool, typer.Option("--explain", help="Have the judge think aloud before its verdict.")]
+Debias: TypeAlias = Annotated[bool, typer.Option(help="Ask both orders of every pair and average.")]
+Method: TypeAlias = Annotated[str, typer.Option(help="pointwise, anchored, knockout or round-robin.")]
+Seed: TypeAlias = Annotated[int, typer.Option(help="Seed of the first picture.")]
+AsJson: TypeAlias = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, and nothing else.")]

@@ -1,0 +1,1 @@
+"""Generative reward models: the question, the model that answers it, and the verdict."""
