@@ -18,7 +18,9 @@ def evaluate(
     section: Annotated[
         list[str] | None, typer.Option(help=f"What to measure: {', '.join(SECTIONS)}; may be repeated. Default: all.")
     ] = None,
-    size: Annotated[int, typer.Option(help="Cases per figure; the costly sections take a fraction of it.", min=40)] = 1000,
+    size: Annotated[
+        int, typer.Option(help="Cases per figure; the costly sections take a fraction of it.", min=40)
+    ] = 1000,
     model: options.Model = None,
     pipeline: options.Pipeline = None,
     quantization: options.Quantization = None,
@@ -50,9 +52,7 @@ def evaluate(
 
 
 def _bar(low: float | None, high: float | None) -> str:
-    return " and ".join(
-        f"{sign} {bound:.3g}" for sign, bound in ((">=", low), ("<=", high)) if bound is not None
-    )
+    return " and ".join(f"{sign} {bound:.3g}" for sign, bound in ((">=", low), ("<=", high)) if bound is not None)
 
 
 def demo(
@@ -84,7 +84,9 @@ def demo(
         (row.prompt, mark[row.first], f"{row.random:.0%}", mark[row.chosen], mark[row.oracle], f"{row.rewards[0]:.2f}")
         for row in report.prompts
     ]
-    rows.append(("all prompts", *(f"{share:.0%}" for share in (report.first, report.random, report.chosen, report.oracle)), ""))
+    rows.append(
+        ("all prompts", *(f"{share:.0%}" for share in (report.first, report.random, report.chosen, report.oracle)), "")
+    )
     columns = ("prompt", "first", "random", f"chosen of {n}", "oracle's best", "reward")
     print_table("Correct by the oracle, which the judge knows nothing of", columns, rows)
     typer.echo(f"Contact sheet: {report.sheet}")

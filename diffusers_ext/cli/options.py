@@ -16,9 +16,14 @@ Pipeline: TypeAlias = Annotated[
     str | None, typer.Option(help="Diffusers pipeline: a folder or a hub id. Default: the nano generator.")
 ]
 Quantization: TypeAlias = Annotated[str | None, typer.Option(help="nf4 or int8 (needs bitsandbytes).")]
-Device: TypeAlias = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps ... Default: a GPU if there is one.")]
+Device: TypeAlias = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps ... Default: a GPU if there is one.")
+]
 InstructionName: TypeAlias = Annotated[
-    str, typer.Option("--instruction", "-i", help="What to judge by: alignment, aesthetics, structure, overall, or your own.")
+    str,
+    typer.Option(
+        "--instruction", "-i", help="What to judge by: alignment, aesthetics, structure, overall, or your own."
+    ),
 ]
 InstructionsFile: TypeAlias = Annotated[
     Path | None, typer.Option(help="TOML or JSON file with instructions of your own.", exists=True, dir_okay=False)

@@ -1,4 +1,4 @@
-"""The nano world: small pictures of coloured shapes, in which the truth is known exactly, and the models made for it."""
+"""The nano world: small pictures of coloured shapes in which the truth is known, and the models made for it."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .render import CLEAN, render, sample_degradation
 from .scenes import sample_scene
-from .training import Schedule, progress
+from .training import Schedule, mixed_precision, progress
 
 SCALING_FACTOR, SHIFT_FACTOR = 1.5305, 0.0609
 """SD3's latent normalisation. Training pulls every latent channel to the mean and deviation they undo."""
@@ -58,9 +58,10 @@ def train_autoencoder(out: Path, recipe: AutoencoderRecipe = AutoencoderRecipe()
     for step in progress(range(recipe.steps), "autoencoder"):
         schedule.apply(optimizer, step)
         images = pictures(rng, recipe.batch_size, recipe.degraded).to(memory_format=torch.channels_last)
-        latents = model.encoder(images)
-        noisy = latents + recipe.latent_noise / SCALING_FACTOR * torch.randn_like(latents)
-        decoded = model.decoder(noisy)
+        with mixed_precision():
+            latents = model.encoder(images).float()
+            noisy = latents + recipe.latent_noise / SCALING_FACTOR * torch.randn_like(latents)
+            decoded = model.decoder(noisy).float()
         mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
         pull = (mean - SHIFT_FACTOR).square().mean() + (deviation - 1 / SCALING_FACTOR).square().mean()
         loss = F.l1_loss(decoded, images) + F.mse_loss(decoded, images) + 0.05 * pull

@@ -9,7 +9,9 @@ import typer
 
 app = typer.Typer(no_args_is_help=True, help="Train the nano models from scratch, as the shipped ones were.")
 
-Out = Annotated[Path, typer.Argument(help="Folder to write to; a run that was stopped goes on from what it finds there.")]
+Out = Annotated[
+    Path, typer.Argument(help="Folder to write to; a run that was stopped goes on from what it finds there.")
+]
 Seed = Annotated[int, typer.Option(help="Seed of the weights and of the data.")]
 
 
@@ -57,18 +59,20 @@ def draw_pool(
 def train_reward(
     out: Out,
     architecture: Annotated[str, typer.Option(help="Which size.")] = "reward-5m",
-    steps: int = 4200,
-    caption_steps: Annotated[int, typer.Option(help="Steps at the start on captions alone.")] = 900,
+    steps: int = 6000,
+    vision_steps: Annotated[int, typer.Option(help="Steps at the start on seeing alone.")] = 1500,
+    caption_steps: Annotated[int, typer.Option(help="Steps after that on captions and statements alone.")] = 600,
     pool: Annotated[Path | None, typer.Option(help="Generated pictures (see draw-pool) to train on as well.")] = None,
     seed: Seed = 0,
 ) -> None:
-    """Train a reward model: captions, then verdicts and rationales (about two hours on two cores)."""
+    """Train a reward model: seeing, then captions, then verdicts and rationales (about two hours on two cores)."""
     from .train_reward import RewardRecipe
     from .train_reward import train_reward as train
 
     recipe = RewardRecipe(
         architecture=architecture,
         steps=steps,
+        vision_steps=vision_steps,
         caption_steps=caption_steps,
         generated=str(pool) if pool else None,
         seed=seed,

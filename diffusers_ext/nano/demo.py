@@ -92,7 +92,14 @@ def run(
     for prompt in prompts:
         spec = parse_prompt(prompt)
         result = best_of_n(
-            pipeline, prompt, n, reward_model, instruction="alignment", seed=seed, progress=progress, **GENERATOR_OPTIONS
+            pipeline,
+            prompt,
+            n,
+            reward_model,
+            instruction="alignment",
+            seed=seed,
+            progress=progress,
+            **GENERATOR_OPTIONS,
         )
         order = result.ranking.order
         right = [judge(image, spec).correct for image in result.images]
@@ -112,14 +119,16 @@ def run(
         rows.append((prompt, [result.images[index] for index in order], rewards, [right[index] for index in order]))
     sheet = out / f"best-of-{n}.png"
     contact_sheet(rows).save(sheet)
-    shares = {name: float(np.mean([getattr(r, name) for r in reports])) for name in ("first", "random", "chosen", "oracle")}
+    shares = {
+        name: float(np.mean([getattr(r, name) for r in reports])) for name in ("first", "random", "chosen", "oracle")
+    }
     report = DemoReport(tuple(reports), **shares, judgement_count=count, sheet=str(sheet))
     (out / "report.json").write_text(json.dumps(report.as_dict(), indent=2) + "\n", encoding="utf-8")
     return report
 
 
 def contact_sheet(rows: Sequence[tuple[str, list[Image.Image], tuple[float, ...], list[bool]]]) -> Image.Image:
-    """Rows of pictures in the order given, each over a bar as long as its reward: green if the oracle agrees, else red."""
+    """Rows of pictures, each over a bar as long as its reward: green where the oracle finds it correct, else red."""
     title = 18
     columns = max(len(images) for _, images, _, _ in rows)
     height = title + _CELL + BAR
@@ -134,5 +143,7 @@ def contact_sheet(rows: Sequence[tuple[str, list[Image.Image], tuple[float, ...]
             sheet.paste(image.resize((SCALE * 64, SCALE * 64), Image.Resampling.NEAREST), (left, top + title))
             bar = top + title + SCALE * 64 + 2
             draw.rectangle((left, bar, left + SCALE * 64 - 1, bar + 5), fill=(60, 60, 66))
-            draw.rectangle((left, bar, left + int(reward * (SCALE * 64 - 1)), bar + 5), fill=_RIGHT if correct else _WRONG)
+            draw.rectangle(
+                (left, bar, left + int(reward * (SCALE * 64 - 1)), bar + 5), fill=_RIGHT if correct else _WRONG
+            )
     return sheet

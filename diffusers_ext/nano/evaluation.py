@@ -125,7 +125,9 @@ def reward_figures(reward_model: RewardModel, size: int, progress: bool = False)
             calibration_error([j.reward for j in both], [pair.better for pair in in_domain]), size, high=0.05
         ),
         "pointwise accuracy": Figure(
-            float(np.mean([j.verdict == label for j, label in zip(pointwise_judgements, pointwise_labels, strict=True)])),
+            float(
+                np.mean([j.verdict == label for j, label in zip(pointwise_judgements, pointwise_labels, strict=True)])
+            ),
             len(pointwise_labels),
         ),
         "pointwise calibration error": Figure(
@@ -226,7 +228,10 @@ def check_rationale(explanation: str, candidate: Picture, reference: Picture, sp
         facts += _object_facts(objects, seen[name])
         facts += _flaw_facts(looks, seen[name])
     for met_candidate, all_candidate, met_reference, all_reference in _ALIGNMENT.findall(explanation):
-        for name, met, total in (("Candidate", met_candidate, all_candidate), ("Reference", met_reference, all_reference)):
+        for name, met, total in (
+            ("Candidate", met_candidate, all_candidate),
+            ("Reference", met_reference, all_reference),
+        ):
             checks = seen[name].grade.checks
             facts.append((int(met), int(total)) == (sum(check.met for check in checks), len(checks)))
     return facts
@@ -265,7 +270,9 @@ def generate(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], **opti
     return pipeline(list(prompts), generator=generators, **options).images
 
 
-def sample_sheet(pipeline: Any, per_prompt: int, prompts: Sequence[PromptSpec], seed: int, progress: bool = False, **options: Any) -> list[list[Image.Image]]:
+def sample_sheet(
+    pipeline: Any, per_prompt: int, prompts: Sequence[PromptSpec], seed: int, progress: bool = False, **options: Any
+) -> list[list[Image.Image]]:
     """For each prompt `per_prompt` pictures, in batches of 64."""
     from rich.progress import track
 
@@ -329,7 +336,9 @@ def best_of_n_figures(
         figures[f"random, N={n}"] = Figure(float(right.mean()), right.size)
         figures[f"reward model, N={n}"] = Figure(chosen, right.size // n)
         figures[f"oracle, N={n}"] = Figure(best, right.size // n)
-    lift = (figures["reward model, N=16"].value - right.mean()) / max(1e-9, figures["oracle, N=16"].value - right.mean())
+    lift = (figures["reward model, N=16"].value - right.mean()) / max(
+        1e-9, figures["oracle, N=16"].value - right.mean()
+    )
     figures["share of the oracle's lift at N=16"] = Figure(float(lift), right.size // 16, low=0.85)
     return figures
 

@@ -17,12 +17,19 @@ from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, SD3Trans
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer, T5Config, T5EncoderModel, T5Tokenizer
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
 
 from .autoencoder import SCALING_FACTOR, SHIFT_FACTOR
 from .render import render
 from .scenes import PROMPT_KINDS, all_prompts, sample_prompt, sample_scene_for
-from .training import Schedule, load_state, progress, save_state
+from .training import Schedule, load_state, mixed_precision, progress, save_state
 
 PROMPT_LENGTH: Final = 14
 FLOW_SHIFT: Final = 3.0
@@ -35,9 +42,9 @@ With `max_sequence_length=1` it puts one there, and the nano generator runs seve
 
 @dataclass(frozen=True)
 class GeneratorRecipe:
-    steps: int = 20000
+    steps: int = 4500
     batch_size: int = 160
-    new_pictures: int = 16
+    new_pictures: int = 8
     """Pictures drawn and encoded per step; the rest of a batch comes from those of earlier steps."""
     kept_pictures: int = 60000
     learning_rate: float = 1e-3
@@ -175,8 +182,8 @@ class _Pictures:
         pixels = torch.from_numpy(np.stack([render(sample_scene_for(rng, spec)) for spec in specs]))
         images = (pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0).to(memory_format=torch.channels_last)
         places = torch.arange(self._drawn, self._drawn + count) % len(self._latents)
-        with torch.inference_mode():
-            self._latents[places] = (self._encoder(images) - SHIFT_FACTOR) * SCALING_FACTOR
+        with torch.inference_mode(), mixed_precision():
+            self._latents[places] = (self._encoder(images).float() - SHIFT_FACTOR) * SCALING_FACTOR
         self._tokens[places] = tokenize(self._tokenizer, [spec.text for spec in specs])
         self._drawn += count
 
@@ -203,7 +210,10 @@ def sample_sigmas(rng: np.random.Generator, count: int) -> Tensor:
 def train_generator(
     out: Path, autoencoder: Path, recipe: GeneratorRecipe = GeneratorRecipe()
 ) -> StableDiffusion3Pipeline:
-    """Train (or go on training: the state is kept in `out/training.pt`) by flow matching, and save the averaged weights."""
+    """Train by flow matching, and save the averaged weights.
+
+    A run that was stopped goes on from the state it left in `out/training.pt`.
+    """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     pipeline = build_pipeline(AutoencoderTiny.from_pretrained(autoencoder))
@@ -219,17 +229,19 @@ def train_generator(
     rng = np.random.default_rng((recipe.seed, start))
     empty = tokenize(pipeline.tokenizer, [""])
     schedule = Schedule(recipe.steps, warmup=300, decay=recipe.decay)
+    pictures.draw(rng, 2048)
     for step in progress(range(start, recipe.steps), "generator"):
         schedule.apply(optimizer, step)
-        pictures.draw(rng, recipe.new_pictures if step > start else 1024)
+        pictures.draw(rng, recipe.new_pictures)
         with_empty = step % recipe.empty_tokens_every == 0
         latents, tokens = pictures.sample(rng, recipe.batch_size // 8 if with_empty else recipe.batch_size)
         dropped = torch.from_numpy(rng.random(len(tokens)) < recipe.prompt_dropout)
         tokens = torch.where(dropped[:, None], empty, tokens)
         sigma, noise = sample_sigmas(rng, len(latents)), torch.randn_like(latents)
         at = sigma[:, None, None, None]
-        velocity = model((1 - at) * latents + at * noise, sigma, tokens, EMPTY_TOKENS if with_empty else 1)
-        loss = F.mse_loss(velocity, noise - latents)
+        with mixed_precision():
+            velocity = model((1 - at) * latents + at * noise, sigma, tokens, EMPTY_TOKENS if with_empty else 1)
+        loss = F.mse_loss(velocity.float(), noise - latents)
         optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -240,8 +252,7 @@ def train_generator(
             _adopt(pipeline, average)
             pipeline.save_pretrained(out)
             _adopt(pipeline, model)
-            parts = {"model": model, "average": average, "optimizer": optimizer}
-            saved = {name: part.state_dict() for name, part in parts.items()}
+            saved = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
             save_state(out / "training.pt", {**saved, "step": step + 1, "recipe": asdict(recipe)})
     _adopt(pipeline, average)
     return pipeline

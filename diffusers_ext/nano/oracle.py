@@ -161,7 +161,9 @@ def _joined(
                 union = masks[a] | masks[b]
                 both = _fit(union, distance, pixels, background)
                 sizes = masks[a].sum(), masks[b].sum()
-                apart = max((blob.fit if blob else 0.0, size) for blob, size in zip((blobs[a], blobs[b]), sizes, strict=True))
+                apart = max(
+                    (blob.fit if blob else 0.0, size) for blob, size in zip((blobs[a], blobs[b]), sizes, strict=True)
+                )
                 if both is not None and both.fit > max(ACCEPTED, apart[0] + 0.02):
                     blobs[a], masks[a] = both, union
                     del blobs[b], masks[b]

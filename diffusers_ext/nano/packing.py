@@ -5,6 +5,7 @@ A branch's positions go on from the end of the prefix, so each one computes exac
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -152,16 +153,41 @@ def hidden_states(model, packed: Packed, features: Tensor) -> Tensor:
     ).last_hidden_state
 
 
-def loss(model, packed: Packed, features: Tensor) -> tuple[Tensor, Tensor]:
-    """Weighted next-token cross-entropy.
+def pack_by_length(
+    rows: Sequence[Row], frame: tuple[int, int, int], tokens_per_picture: int, pad: int, batches: int
+) -> list[Packed]:
+    """Lay rows out as several batches of about as many rows, alike in length, so that little of them is padding."""
+    ordered = sorted(rows, key=lambda row: _length(row, tokens_per_picture))
+    bounds = [round(len(ordered) * number / batches) for number in range(batches + 1)]
+    return [
+        pack(ordered[first:last], frame, tokens_per_picture, pad)
+        for first, last in itertools.pairwise(bounds)
+        if last > first
+    ]
+
+
+def _length(row: Row, tokens_per_picture: int) -> int:
+    items = [*row.prefix, *(item for branch in row.branches for item in branch.question)]
+    pictures = sum(isinstance(item, Picture) for item in items)
+    return len(items) + pictures * (tokens_per_picture + 1) + sum(len(branch.answer) - 1 for branch in row.branches)
+
+
+def loss(model, batches: Sequence[Packed], features: Tensor) -> tuple[Tensor, Tensor]:
+    """Weighted next-token cross-entropy over all batches.
 
     Returns:
-        The loss (scalar: weighted sum over targets divided by the sum of the weights), and for every target in
-        reading order whether it was the model's first choice.
+        The loss (scalar: weighted sum over targets divided by the sum of the weights), and for every target, batch by
+        batch in reading order, whether it was the model's first choice.
     """
-    hidden = hidden_states(model, packed, features)
-    chosen = packed.targets != IGNORED
-    targets, weights = packed.targets[chosen], packed.weights[chosen]
-    log_probabilities = F.log_softmax(model.lm_head(hidden[chosen]).float(), dim=-1)
-    picked = log_probabilities.gather(1, targets[:, None])[:, 0]
-    return -(weights * picked).sum() / weights.sum(), log_probabilities.detach().argmax(-1) == targets
+    costs: list[Tensor] = []
+    right: list[Tensor] = []
+    for packed in batches:
+        chosen = packed.targets != IGNORED
+        targets = packed.targets[chosen]
+        hidden = hidden_states(model, packed, features)
+        log_probabilities = F.log_softmax(model.lm_head(hidden[chosen]).float(), dim=-1)
+        picked = log_probabilities.gather(1, targets[:, None])[:, 0]
+        costs.append(-(packed.weights[chosen] * picked).sum())
+        right.append(log_probabilities.detach().argmax(-1) == targets)
+    total = sum(float(packed.weights.sum()) for packed in batches)
+    return torch.stack(costs).sum() / total, torch.cat(right)

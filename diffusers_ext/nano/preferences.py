@@ -120,7 +120,9 @@ def caption(picture: Picture) -> str:
         f"{item.colour} {item.shape} {rows[min(2, int(3 * item.y / IMAGE_SIZE))]}"
         for item in sorted(picture.objects, key=lambda item: item.x)
     ]
-    words = [bad if flaw else fine for flaw, bad, fine in zip(flaws(picture.degradation), FLAWED, FLAWLESS, strict=True)]
+    words = [
+        bad if flaw else fine for flaw, bad, fine in zip(flaws(picture.degradation), FLAWED, FLAWLESS, strict=True)
+    ]
     return f"{', '.join(named)}; {', '.join(words)}."
 
 

@@ -66,7 +66,7 @@ def outline(shape: str, radius: float, rotation: float) -> np.ndarray:
             points = 0.78 * np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
         case "triangle":
             angles = np.deg2rad([-90, 30, 150])
-            points = np.stack([np.cos(angles), np.sin(angles)], 1) + (0, 0.12)
+            points = np.stack([np.cos(angles), np.sin(angles) + 0.12], 1)
         case "star":
             angles = np.deg2rad(-90 + 36 * np.arange(10))
             lengths = np.where(np.arange(10) % 2 == 0, 1.0, 0.42)[:, None]
@@ -74,7 +74,20 @@ def outline(shape: str, radius: float, rotation: float) -> np.ndarray:
         case "cross":
             a = 0.30
             points = 0.95 * np.array(
-                [(-a, -1), (a, -1), (a, -a), (1, -a), (1, a), (a, a), (a, 1), (-a, 1), (-a, a), (-1, a), (-1, -a), (-a, -a)]
+                [
+                    (-a, -1),
+                    (a, -1),
+                    (a, -a),
+                    (1, -a),
+                    (1, a),
+                    (a, a),
+                    (a, 1),
+                    (-a, 1),
+                    (-a, a),
+                    (-1, a),
+                    (-1, -a),
+                    (-a, -a),
+                ]
             )
         case _:
             raise ValueError(f"unknown shape {shape!r}")
@@ -83,7 +96,9 @@ def outline(shape: str, radius: float, rotation: float) -> np.ndarray:
     return radius * points @ matrix
 
 
-def _break(draw: ImageDraw.ImageDraw, item: SceneObject, background: tuple[int, int, int], severity: float, rng) -> None:
+def _break(
+    draw: ImageDraw.ImageDraw, item: SceneObject, background: tuple[int, int, int], severity: float, rng
+) -> None:
     """Take bites out of the rim and cut a gap through the middle, in the colour of the background."""
     for _ in range(round(1 + 3 * severity)):
         angle, reach = rng.uniform(0, 2 * np.pi), rng.uniform(0.45, 0.85) * item.radius
@@ -117,7 +132,7 @@ def render(scene: Scene, degradation: Degradation = CLEAN, rng: np.random.Genera
     canvas = Image.new("RGB", (size, size), scene.background)
     draw = ImageDraw.Draw(canvas)
     for item in scene.objects:
-        points = (outline(item.shape, item.radius, item.rotation) + (item.x, item.y)) * SUPERSAMPLING
+        points = (outline(item.shape, item.radius, item.rotation) + np.array([item.x, item.y])) * SUPERSAMPLING
         draw.polygon([(float(x), float(y)) for x, y in points], fill=item.rgb)
         if degradation.breakage:
             _break(draw, item, scene.background, degradation.breakage, rng)
@@ -131,7 +146,7 @@ def _spoil(picture: Image.Image, degradation: Degradation, rng: np.random.Genera
     blur, noise, washout, _ = astuple(degradation)
     if blur:
         picture = picture.filter(ImageFilter.GaussianBlur(1.5 * blur))
-    pixels = np.asarray(picture).astype(np.float32)
+    pixels = np.asarray(picture).astype(np.float64)
     if washout:
         pixels = pixels + 0.7 * washout * (96.0 - pixels)
     if noise:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Final, Literal, get_args
+from typing import Final, Literal, cast, get_args
 
 import numpy as np
 
@@ -134,7 +134,7 @@ class Grade:
 
 
 def holds(relation: Relation, first: SeenObject, second: SeenObject) -> bool:
-    """Whether `first` is `relation` `second`: the centres differ by more than 3 px that way (as GenEval, no overlap)."""
+    """Whether `first` is `relation` `second`: the centres differ by more than 3 px that way."""
     dx, dy = second.x - first.x, second.y - first.y
     return {"left of": dx, "right of": -dx, "above": dy, "below": -dy}[relation] > 3.0
 
@@ -186,7 +186,7 @@ def parse_prompt(text: str) -> PromptSpec:
             return PromptSpec("colours" if first.colour else "single_object", (first,))
         objects = (first, ObjectSpec(match["shape2"], match["colour2"]))
         if match["joint"] != "and":
-            return PromptSpec("position", objects, match["joint"])
+            return PromptSpec("position", objects, cast(Relation, match["joint"]))
         coloured = any(spec.colour for spec in objects)
         return PromptSpec("colour_attribution" if coloured else "two_objects", objects)
     raise PromptError(
@@ -256,7 +256,10 @@ def all_prompts(kind: PromptKind) -> list[PromptSpec]:
             return [PromptSpec(kind, (ObjectSpec(a), ObjectSpec(b)), r) for a, b in pairs for r in RELATIONS]
         case _:
             return [
-                PromptSpec(kind, (ObjectSpec(a, c), ObjectSpec(b, d))) for a, b in pairs for c in COLOURS for d in COLOURS
+                PromptSpec(kind, (ObjectSpec(a, c), ObjectSpec(b, d)))
+                for a, b in pairs
+                for c in COLOURS
+                for d in COLOURS
             ]
 
 

@@ -1,7 +1,7 @@
-"""Train a nano reward model from scratch: first to see, then to judge.
+"""Train a nano reward model from scratch: first to see, then to speak of what it sees, then to judge.
 
-Seeing is learned from captions and from short statements that are true or false; judging from yes/no with and without
-a reference, and from rationales. The seeing lessons go on beside the judging ones.
+Seeing is learned from where which object is; speaking from captions and from short statements that are true or false;
+judging from yes/no with and without a reference, and from rationales. The earlier lessons go on beside the later ones.
 
 Every step draws fresh pictures, so nothing is ever seen twice.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,8 +19,9 @@ from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTra
 
 from ..rewards import prompts
 from ..rewards.instructions import PRESETS
+from .detection import Detector, Targets, targets_of
 from .generated import Pool
-from .packing import Branch, Item, Picture, Row, loss, pack
+from .packing import Branch, Item, Picture, Row, loss, pack_by_length
 from .preferences import INSTRUCTIONS, Group, caption, good, marks, preferred, rationale, sample_group, statements
 from .reward_model import (
     ARCHITECTURES,
@@ -35,17 +35,23 @@ from .reward_model import (
     save_processor,
 )
 from .scenes import PromptSpec
-from .training import Schedule, load_state, progress, save_state
+from .training import Schedule, load_state, mixed_precision, progress, save_state
 
 
 @dataclass(frozen=True)
 class RewardRecipe:
     architecture: str = "reward-5m"
     steps: int = 6000
-    caption_steps: int = 1500
-    """Steps at the start on seeing alone: verdicts teach nothing to a model that cannot see yet."""
+    vision_steps: int = 1500
+    """Steps at the start on seeing alone."""
+    vision_groups: int = 11
+    """Prompts per step then, six pictures each."""
+    caption_steps: int = 600
+    """Steps after that on captions and statements: verdicts teach nothing to a model without words for what it sees."""
     groups: int = 6
-    """Prompts per step, six pictures each."""
+    """Prompts per step from then on."""
+    detection_weight: float = 0.1
+    """Weight of seeing beside the other lessons."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
     decay: float = 0.4
@@ -124,7 +130,12 @@ class Writer:
         return Row(prefix, tuple(branches))
 
     def rationale_row(
-        self, instruction: str, spec: PromptSpec, reference: int | None, reasons: list[tuple[int, str, bool]], weight: float
+        self,
+        instruction: str,
+        spec: PromptSpec,
+        reference: int | None,
+        reasons: list[tuple[int, str, bool]],
+        weight: float,
     ) -> Row:
         """One question about several candidates, each answered by a rationale and then the verdict."""
         prefix, ask = self._question(instruction, spec, reference, explain=True)
@@ -147,7 +158,7 @@ class Writer:
         return prefix, lambda index: (*between, Picture(index), *after)
 
 
-def seeing_rows(
+def speaking_rows(
     writer: Writer, rng: np.random.Generator, groups: list[Group], captions: int, checked: int, recipe: RewardRecipe
 ) -> list[Row]:
     """Of the first pictures of every group captions and true or false statements, two groups to a row."""
@@ -210,18 +221,33 @@ def pixel_values(groups: list[Group]) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
 
 
-def train_step_rows(
+def lesson_rows(
     writer: Writer, rng: np.random.Generator, step: int, recipe: RewardRecipe, groups: list[Group]
 ) -> list[Row]:
-    if step < recipe.caption_steps:
-        return seeing_rows(writer, rng, groups, 6, 6, recipe)
-    return judgement_rows(writer, rng, groups, recipe) + seeing_rows(writer, rng, groups, 1, 4, recipe)
+    """What is asked about the groups at a step after those on seeing alone."""
+    if step < recipe.vision_steps + recipe.caption_steps:
+        return speaking_rows(writer, rng, groups, 6, 6, recipe)
+    return judgement_rows(writer, rng, groups, recipe) + speaking_rows(writer, rng, groups, 1, 2, recipe)
 
 
 def _accuracy(right: Tensor, targets: Tensor, weights: Tensor, answers: tuple[int, int], taught: float) -> float:
     """Share of the targets among `answers`, of weight `taught`, that were the model's first choice."""
     chosen = ((targets == answers[0]) | (targets == answers[1])) & ((weights - taught).abs() < 1e-6)
     return float(right[chosen].float().mean()) if chosen.any() else float("nan")
+
+
+class Learner(torch.nn.Module):
+    """All that learns: the model, and the read-out of its picture tokens."""
+
+    def __init__(self, model: InternVLForConditionalGeneration) -> None:
+        super().__init__()
+        self.model = model
+        self.detector = Detector(model.config.text_config.hidden_size)
+
+    def look(self, pictures: Tensor, targets: Targets) -> tuple[Tensor, Tensor, dict[str, float]]:
+        """The picture tokens [pictures, 16, width], the loss of reading them, and how well it went."""
+        features = self.model.get_image_features(pictures, return_dict=True).pooler_output
+        return features, *self.detector(features, targets)
 
 
 def train_reward(out: Path, recipe: RewardRecipe = RewardRecipe()) -> InternVLForConditionalGeneration:
@@ -231,31 +257,35 @@ def train_reward(out: Path, recipe: RewardRecipe = RewardRecipe()) -> InternVLFo
     known = (out / "tokenizer.json").exists()
     tokenizer = AutoTokenizer.from_pretrained(out) if known else build_tokenizer()
     writer = Writer(tokenizer)
-    model = build_model(ARCHITECTURES[recipe.architecture], tokenizer)
-    groups = ({"params": [], "weight_decay": recipe.weight_decay}, {"params": [], "weight_decay": 0.0})
-    for parameter in model.parameters():
-        groups[parameter.ndim < 2]["params"].append(parameter)
+    learner = Learner(build_model(ARCHITECTURES[recipe.architecture], tokenizer))
+    # Weight decay is for matrices; it would only hinder biases and norms.
+    groups = [
+        {"params": [p for p in learner.parameters() if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in learner.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
     optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
     state = load_state(out / "training.pt")
     if state is not None:
-        model.load_state_dict(state["model"])
+        learner.load_state_dict(state["learner"])
         optimizer.load_state_dict(state["optimizer"])
     start = state["step"] if state is not None else 0
     pool = Pool.load(Path(recipe.generated)) if recipe.generated else None
-    schedule = Schedule(recipe.steps, decay=recipe.decay)
+    lessons = (0, recipe.vision_steps, recipe.vision_steps + recipe.caption_steps)
+    schedule = Schedule(recipe.steps, decay=recipe.decay, starts=lessons)
     save_processor(out, tokenizer)
     for step in progress(range(start, recipe.steps), recipe.architecture):
         schedule.apply(optimizer, step)
-        figures = _step(model, writer, optimizer, step, recipe, pool)
+        figures = _step(learner, writer, optimizer, step, recipe, pool)
         progress.log(step, **figures)
         if step % 100 == 99 or step == recipe.steps - 1:
-            model.save_pretrained(out)
-            save_state(out / "training.pt", _state(model, optimizer, step + 1, recipe))
-    return model
+            learner.model.save_pretrained(out)
+            parts = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
+            save_state(out / "training.pt", {**parts, "step": step + 1, "recipe": asdict(recipe)})
+    return learner.model
 
 
 def _step(
-    model: InternVLForConditionalGeneration,
+    learner: Learner,
     writer: Writer,
     optimizer: torch.optim.Optimizer,
     step: int,
@@ -264,23 +294,40 @@ def _step(
 ) -> dict[str, float]:
     # A generator of its own for each step makes a resumed run see the same data as one that was never stopped.
     rng = np.random.default_rng((recipe.seed, step))
-    drawn = [_draw_group(rng, recipe, pool) for _ in range(recipe.groups)]
-    rows = train_step_rows(writer, rng, step, recipe, drawn)
-    packed = pack(rows, writer.frame, TOKENS_PER_IMAGE, writer.tokenizer.pad_token_id)
-    features = model.get_image_features(pixel_values(drawn), return_dict=True).pooler_output
-    value, right = loss(model, packed, features)
+    seeing = step < recipe.vision_steps
+    drawn = [_draw_group(rng, recipe, pool) for _ in range(recipe.vision_groups if seeing else recipe.groups)]
+    with mixed_precision():
+        features, cost, figures = learner.look(pixel_values(drawn), targets_of(drawn))
+        if not seeing:
+            told, spoken = _speak(learner.model, writer, rng, step, recipe, drawn, features)
+            cost = told + recipe.detection_weight * cost
+            figures |= spoken
     optimizer.zero_grad()
-    value.backward()
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    cost.backward()
+    norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
     optimizer.step()
-    targets, weights = packed.targets[packed.targets >= 0], packed.weights[packed.targets >= 0]
-    return {
-        "loss": value.item(),
+    return {"loss": cost.item(), **figures, "grad": norm.item()}
+
+
+def _speak(
+    model: InternVLForConditionalGeneration,
+    writer: Writer,
+    rng: np.random.Generator,
+    step: int,
+    recipe: RewardRecipe,
+    drawn: list[Group],
+    features: Tensor,
+) -> tuple[Tensor, dict[str, float]]:
+    rows = lesson_rows(writer, rng, step, recipe, drawn)
+    batches = pack_by_length(rows, writer.frame, TOKENS_PER_IMAGE, writer.tokenizer.pad_token_id, batches=3)
+    value, right = loss(model, batches, features)
+    targets, weights = (
+        torch.cat([getattr(packed, name)[packed.targets >= 0] for packed in batches]) for name in ("targets", "weights")
+    )
+    return value, {
         "verdicts": _accuracy(right, targets, weights, (writer.yes, writer.no), 1.0),
         "after_rationales": _accuracy(right, targets, weights, writer.spaced, 1.0),
         "statements": _accuracy(right, targets, weights, writer.spaced, recipe.statement_weight),
-        "grad": norm.item(),
-        "length": packed.tokens.shape[1],
     }
 
 
@@ -288,7 +335,3 @@ def _draw_group(rng: np.random.Generator, recipe: RewardRecipe, pool: Pool | Non
     if pool is not None and rng.random() < recipe.generated_share:
         return pool.group(int(rng.integers(len(pool.prompts))))
     return sample_group(rng)
-
-
-def _state(model, optimizer, step: int, recipe: RewardRecipe) -> dict[str, Any]:
-    return {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "recipe": asdict(recipe)}

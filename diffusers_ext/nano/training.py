@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterable, Iterator
@@ -26,10 +25,13 @@ class Schedule:
     warmup: int = 200
     decay: float = 0.5
     floor: float = 0.02
+    starts: tuple[int, ...] = (0,)
+    """Steps at which something new begins to learn, so that the warm-up is repeated."""
 
     def factor(self, step: int) -> float:
         left = (self.steps - step) / max(1.0, self.decay * self.steps)
-        return min(1.0, (step + 1) / max(1, self.warmup), self.floor + (1 - self.floor) * max(0.0, left))
+        begun = step - max(start for start in self.starts if start <= step)
+        return min(1.0, (begun + 1) / max(1, self.warmup), self.floor + (1 - self.floor) * max(0.0, left))
 
     def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
         """Set every group's learning rate; a group's peak is what its `lr` was when first seen."""
@@ -49,7 +51,9 @@ class _Reporter:
         console = Console(file=sys.stderr)
         self._started = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, TextColumn("{task.fields[figures]}"), console=console, disable=not console.is_terminal) as bar:
+        with Progress(
+            *columns, TextColumn("{task.fields[figures]}"), console=console, disable=not console.is_terminal
+        ) as bar:
             self._bar = bar
             task = bar.add_task(title, total=len(steps), figures="")
             for step in steps:
@@ -67,11 +71,16 @@ class _Reporter:
 progress = _Reporter()
 
 
+def mixed_precision() -> torch.autocast:
+    """Matrix products and convolutions in bfloat16, the rest and all weights in float32: nearly twice as fast."""
+    return torch.autocast("cpu", torch.bfloat16)
+
+
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Write a training state so that a crash at any moment leaves either the old file or the new one, whole."""
     partial = path.with_suffix(".partial")
     torch.save(state, partial)
-    os.replace(partial, path)
+    partial.replace(path)
 
 
 def load_state(path: Path) -> dict[str, Any] | None:

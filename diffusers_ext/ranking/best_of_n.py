@@ -111,7 +111,9 @@ def _paint(
 
     images: list[Image.Image] = []
     starts = range(0, len(seeds), batch_size)
-    for start in track(starts, f"painting {len(seeds)}", disable=not progress, console=Console(stderr=True), transient=True):
+    for start in track(
+        starts, f"painting {len(seeds)}", disable=not progress, console=Console(stderr=True), transient=True
+    ):
         if cancel is not None and cancel():
             raise Cancelled(f"stopped as asked, after {len(images)} of {len(seeds)} pictures")
         batch = seeds[start : start + batch_size]

@@ -25,11 +25,11 @@ class RankingError(RewardDanceError):
 class Judge(Protocol):
     """Whatever scores and compares: a :class:`~diffusers_ext.RewardModel`, or anything with the same face."""
 
-    def score(self, images: Any, prompt: Any, instruction: Any = ..., **options: Any) -> list[Judgement]: ...
+    @property
+    def score(self) -> Callable[..., list[Judgement]]: ...
 
-    def compare(
-        self, candidates: Any, reference: Any, prompt: Any, instruction: Any = ..., debias: bool = ..., **options: Any
-    ) -> list[Judgement]: ...
+    @property
+    def compare(self) -> Callable[..., list[Judgement]]: ...
 
 
 @dataclass(frozen=True)
@@ -207,7 +207,9 @@ def rank(
     if len(images) == 0:
         raise RankingError("there is nothing to rank: no pictures were given")
     if reference is not None and method != "anchored":
-        raise RankingError(f"the method {method!r} holds candidates against each other; a reference goes with 'anchored'")
+        raise RankingError(
+            f"the method {method!r} holds candidates against each other; a reference goes with 'anchored'"
+        )
     if len(images) == 1 and method != "pointwise" and reference is None:
         raise RankingError(f"the method {method!r} compares, and one picture has nothing to be compared with")
     return METHODS[method](_Contest(images, prompt, reward_model, instruction, reference, debias, options))

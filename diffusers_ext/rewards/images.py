@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -88,7 +88,7 @@ def as_images(images: ImageInput | Sequence[ImageInput]) -> list[Image.Image]:
     if isinstance(images, (str, Path, Image.Image)):
         return [load_image(images)]
     if hasattr(images, "ndim"):
-        return _from_tensor(images)
+        return _from_tensor(cast("torch.Tensor", images))
     found = [picture for item in images for picture in as_images(item)]
     if not found:
         raise ImageError("no pictures were given; at least one is needed")

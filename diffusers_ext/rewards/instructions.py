@@ -113,13 +113,13 @@ PRESETS: Final[dict[str, Instruction]] = {
         ),
         Instruction(
             "first-frame",
-            "Judge how faithfully the video keeps the given first frame: the same objects, identity, colours and style.",
+            "Judge how faithfully the video keeps the given first frame: the same objects, identity, colours, style.",
             ("first-frame fidelity",),
             task="i2v",
         ),
         Instruction(
             "i2v-overall",
-            "Judge the video as a whole: it must keep the given first frame, match the prompt, move well and look good.",
+            "Judge the video as a whole: it must keep the given first frame, match the prompt, move well, look good.",
             ("first-frame fidelity", "alignment", "motion", "aesthetics"),
             task="i2v",
         ),

@@ -111,7 +111,9 @@ class RewardModel:
         try:
             model = AutoModelForImageTextToText.from_pretrained(source, **options)
         except (OSError, ValueError, KeyError, RuntimeError) as error:
-            raise ModelError(f"{source}: could not be loaded as a vision-language model ({_first_line(error)})") from error
+            raise ModelError(
+                f"{source}: could not be loaded as a vision-language model ({_first_line(error)})"
+            ) from error
         if quantization is None:
             model = model.to(place)
         config = RewardConfig.load(folder) if folder.is_dir() else None
@@ -163,7 +165,9 @@ class RewardModel:
         """
         candidates, by = as_images(images), get_instruction(instruction)
         asked = _prompts(prompt, len(candidates))
-        questions = [self._question(by, text, None, image, explain) for image, text in zip(candidates, asked, strict=True)]
+        questions = [
+            self._question(by, text, None, image, explain) for image, text in zip(candidates, asked, strict=True)
+        ]
         answers = self._answer(questions, explain, batch_size, progress, cancel)
         temperature = self.config.cot_temperature if explain else self.config.pointwise_temperature
         return [
@@ -206,7 +210,9 @@ class RewardModel:
         """
         judged, against, by = as_images(candidates), as_images(reference), get_instruction(instruction)
         if len(against) not in (1, len(judged)):
-            raise ImageError(f"got {len(against)} references for {len(judged)} candidates; give one for all, or one each")
+            raise ImageError(
+                f"got {len(against)} references for {len(judged)} candidates; give one for all, or one each"
+            )
         asked = _prompts(prompt, len(judged))
         numbers = list(range(len(judged))) if len(against) > 1 else [0] * len(judged)
         pairs = [(image, against[number]) for image, number in zip(judged, numbers, strict=True)]
