@@ -16,7 +16,7 @@ Seed = Annotated[int, typer.Option(help="Seed of the weights and of the data.")]
 
 
 @app.command()
-def train_autoencoder(out: Out, steps: int = 2400, seed: Seed = 0) -> None:
+def train_autoencoder(out: Out, steps: int = 2000, seed: Seed = 0) -> None:
     """Train the generator's autoencoder (about 10 minutes on two cores)."""
     from .autoencoder import AutoencoderRecipe
     from .autoencoder import train_autoencoder as train
