@@ -36,9 +36,11 @@ def generate(
 ) -> None:
     """Paint a prompt many times and save the pictures, named by their rank."""
     from ..nano import GENERATOR_OPTIONS
-    from ..ranking import best_of_n
+    from ..ranking import RankingError, best_of_n
 
     by = load_instruction(instruction, instructions_file)
+    if out.exists() and not out.is_dir():
+        raise RankingError(f"{out}: is a file; --out takes a folder")
     judge = load_reward_model(model, quantization, device)
     painter = load_pipeline(pipeline, device)
     settings: dict[str, Any] = {} if pipeline else dict(GENERATOR_OPTIONS)

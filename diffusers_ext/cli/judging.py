@@ -104,8 +104,11 @@ def rank(
         progress=on_terminal() and not json,
     )
     if json:
-        order = [str(good[index][0]) for index in ranking.order]
-        print_json({"prompt": prompt, "model": judge.name, "images": order, **ranking.as_dict(), "errors": errors})
+        files = {
+            "candidates": [str(path) for path, _ in good],
+            "images": [str(good[index][0]) for index in ranking.order],
+        }
+        print_json({"prompt": prompt, "model": judge.name, **files, **ranking.as_dict(), "errors": errors})
     else:
         rows = [
             (place, good[index][0], f"{ranking.rewards[index]:+.2f}")

@@ -41,6 +41,7 @@ def load_pipeline(pipeline: str | None, device: str | None) -> Any:
     """A text-to-image pipeline on the device (a GPU where there is one), its own progress bar off."""
     import torch
     from diffusers import DiffusionPipeline
+    from safetensors import SafetensorError
 
     from ..nano import DEFAULT_PIPELINE
 
@@ -50,7 +51,7 @@ def load_pipeline(pipeline: str | None, device: str | None) -> Any:
     dtype = torch.float32 if place == "cpu" else torch.bfloat16
     try:
         loaded = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, use_safetensors=True)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError, SafetensorError) as error:
         raise ModelError(f"{source}: could not be loaded as a diffusers pipeline ({error})") from error
     loaded.set_progress_bar_config(disable=True)
     return loaded.to(place)

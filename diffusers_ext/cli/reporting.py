@@ -19,7 +19,7 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*columns, title=title, title_justify="left")
+    table = Table(*columns, title=Text(title), title_justify="left")
     for row in rows:
         # Text, not str: a prompt or an explanation may hold what rich would take for markup.
         table.add_row(*(Text(str(cell)) for cell in row))

@@ -16,7 +16,9 @@ Seed = Annotated[int, typer.Option(help="Seed of the weights and of the data.")]
 
 
 @app.command()
-def train_autoencoder(out: Out, steps: int = 2000, seed: Seed = 0) -> None:
+def train_autoencoder(
+    out: Annotated[Path, typer.Argument(help="Folder to write to.")], steps: int = 2000, seed: Seed = 0
+) -> None:
     """Train the generator's autoencoder (about 10 minutes on two cores)."""
     from .autoencoder import AutoencoderRecipe
     from .autoencoder import train_autoencoder as train
@@ -66,9 +68,13 @@ def train_reward(
     seed: Seed = 0,
 ) -> None:
     """Train a reward model: seeing, then captions, then verdicts and rationales (about two hours on two cores)."""
+    from .reward_model import ARCHITECTURES
     from .train_reward import RewardRecipe
     from .train_reward import train_reward as train
 
+    if architecture not in ARCHITECTURES:
+        known = ", ".join(ARCHITECTURES)
+        raise typer.BadParameter(f"{architecture!r} is not one of {known}", param_hint="--architecture")
     recipe = RewardRecipe(
         architecture=architecture,
         steps=steps,

@@ -93,6 +93,6 @@ class Detector(nn.Module):
             "found": float(((present[..., 0] > 0) == here).all(1).float().mean()),
             "colours": float((colours.argmax(-1) == targets.colours).float().mean()),
             "shapes": float((shapes.argmax(-1) == targets.shapes).float().mean()),
-            "flaws": float((severities - targets.flaws).abs().mean()) if len(severities) else float("nan"),
+            "flaws": float((severities.detach() - targets.flaws).abs().mean()) if len(severities) else float("nan"),
         }
         return loss, figures

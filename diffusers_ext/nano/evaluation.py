@@ -15,13 +15,13 @@ import numpy as np
 from PIL import Image
 
 from ..rewards.judgement import Judgement
-from .oracle import OracleVerdict, judge
+from .oracle import judge
 from .preferences import (
     FLAWED,
     FLAWLESS,
-    VISIBLE,
     Pair,
     Picture,
+    flaws,
     good,
     marks,
     sample_conflicts,
@@ -29,7 +29,8 @@ from .preferences import (
     sample_minimal_pairs,
     sample_pairs,
 )
-from .scenes import IMAGE_SIZE, PROMPT_KINDS, PromptSpec, sample_prompt
+from .render import CLEAN
+from .scenes import IMAGE_SIZE, PROMPT_KINDS, Check, PromptSpec, SeenObject, grade, sample_prompt
 
 if TYPE_CHECKING:
     from ..rewards.model import RewardModel
@@ -143,17 +144,22 @@ def rationale_figures(reward_model: RewardModel, size: int, progress: bool = Fal
     pairs = list(itertools.islice(sample_pairs(np.random.default_rng(SEED + 5)), size))
     direct = judge_pairs(reward_model, pairs, debias=False, progress=progress)
     explained = judge_pairs(reward_model, pairs, debias=False, explain=True, progress=progress)
-    facts = [
-        fact
-        for pair, judgement in zip(pairs, explained, strict=True)
-        for fact in check_rationale(judgement.explanation or "", pair.candidate, pair.reference, pair.spec)
-    ]
+    told = [(judgement.explanation or "", pair) for judgement, pair in zip(explained, pairs, strict=True)]
+    clean = [(text, pair) for text, pair in told if pair.candidate.degradation == pair.reference.degradation == CLEAN]
     plain = accuracy(direct, pairs)
     return {
         "direct accuracy": Figure(plain, size),
         "accuracy after a chain of thought": Figure(accuracy(explained, pairs), size, low=plain),
-        "facts that are true": Figure(float(np.mean(facts)) if facts else 0.0, len(facts), low=0.90),
+        "facts that are true": _share_of_true_facts(told, as_drawn),
+        "facts that are true by the oracle, undamaged pictures": _share_of_true_facts(clean, by_oracle),
     }
+
+
+def _share_of_true_facts(told: Sequence[tuple[str, Pair]], see: Callable[[Picture, PromptSpec], Seen]) -> Figure:
+    facts = [
+        fact for text, pair in told for fact in check_rationale(text, pair.candidate, pair.reference, pair.spec, see)
+    ]
+    return Figure(float(np.mean(facts)) if facts else 0.0, len(facts), low=0.90)
 
 
 def judge_pairs(
@@ -216,29 +222,54 @@ _ALIGNMENT = re.compile(r"Alignment: candidate (\d) of (\d), reference (\d) of (
 _ROWS: Final = ("top", "middle", "bottom")
 
 
-def check_rationale(explanation: str, candidate: Picture, reference: Picture, spec: PromptSpec) -> list[bool]:
-    """Each fact that a rationale states, checked by the oracle on the pixels.
+@dataclass(frozen=True)
+class Seen:
+    """What there is to say of a picture: its objects, the prompt's requirements, and which flaws are visible."""
+
+    objects: tuple[SeenObject, ...]
+    checks: tuple[Check, ...]
+    flaws: tuple[bool, ...]
+
+
+def as_drawn(picture: Picture, spec: PromptSpec) -> Seen:
+    """The truth about a picture, from the scene that it was drawn from."""
+    return Seen(picture.objects, grade(spec, picture.objects).checks, flaws(picture.degradation))
+
+
+def by_oracle(picture: Picture, spec: PromptSpec) -> Seen:
+    """What the oracle sees in the pixels. It takes a badly broken shape for no object at all."""
+    verdict = judge(picture.pixels, spec)
+    return Seen(verdict.objects, verdict.grade.checks, flaws(verdict.quality))
+
+
+def check_rationale(
+    explanation: str,
+    candidate: Picture,
+    reference: Picture,
+    spec: PromptSpec,
+    see: Callable[[Picture, PromptSpec], Seen] = as_drawn,
+) -> list[bool]:
+    """Whether each fact that a rationale states is true of the two pictures, as `see` sees them.
 
     Facts are the objects (colour, shape and height; one that is not there is false, and so is each that is there
     and goes unmentioned), the flaws, and how many of the prompt's requirements each picture meets.
     """
-    seen = {name: judge(picture.pixels, spec) for name, picture in (("Candidate", candidate), ("Reference", reference))}
+    seen = {"Candidate": see(candidate, spec), "Reference": see(reference, spec)}
     facts: list[bool] = []
     for name, objects, looks in _CAPTION.findall(explanation):
-        facts += _object_facts(objects, seen[name])
-        facts += _flaw_facts(looks, seen[name])
+        facts += _object_facts(objects, seen[name].objects)
+        known = zip(looks.split(", "), seen[name].flaws, FLAWED, FLAWLESS, strict=False)
+        facts += [word == (bad if flawed else fine) for word, flawed, bad, fine in known]
     for met_candidate, all_candidate, met_reference, all_reference in _ALIGNMENT.findall(explanation):
-        for name, met, total in (
-            ("Candidate", met_candidate, all_candidate),
-            ("Reference", met_reference, all_reference),
-        ):
-            checks = seen[name].grade.checks
+        tallies = (("Candidate", met_candidate, all_candidate), ("Reference", met_reference, all_reference))
+        for name, met, total in tallies:
+            checks = seen[name].checks
             facts.append((int(met), int(total)) == (sum(check.met for check in checks), len(checks)))
     return facts
 
 
-def _object_facts(text: str, verdict: OracleVerdict) -> list[bool]:
-    left = list(verdict.objects)
+def _object_facts(text: str, objects: Sequence[SeenObject]) -> list[bool]:
+    left = list(objects)
     facts: list[bool] = []
     for words in (phrase.split() for phrase in text.split(", ") if phrase.strip()):
         found = next((item for item in left if _described(words, item)), None)
@@ -248,18 +279,10 @@ def _object_facts(text: str, verdict: OracleVerdict) -> list[bool]:
     return facts + [False] * len(left)
 
 
-def _described(words: list[str], item: Any) -> bool:
+def _described(words: list[str], item: SeenObject) -> bool:
     """Whether 'colour shape row' fits an object; near the edge of a row both rows are true."""
     rows = {_ROWS[min(2, max(0, int(3 * (item.y + slack) / IMAGE_SIZE)))] for slack in (-3.0, 3.0)}
     return len(words) == 3 and words[0] == item.colour and words[1] == item.shape and words[2] in rows
-
-
-def _flaw_facts(text: str, verdict: OracleVerdict) -> list[bool]:
-    quality = verdict.quality
-    severities = (quality.blur, quality.noise, quality.washout, quality.breakage)
-    words = text.split(", ")
-    known = zip(words, severities, FLAWED, FLAWLESS, strict=False)
-    return [word == (bad if severity >= VISIBLE else fine) for word, severity, bad, fine in known]
 
 
 def generate(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], **options: Any) -> list[Image.Image]:

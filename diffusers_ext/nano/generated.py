@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,10 +27,12 @@ class Pool:
 
     prompts: tuple[str, ...]
     pixels: np.ndarray
+    _groups: dict[int, Group] = field(default_factory=dict, repr=False, compare=False)
 
     def save(self, path: Path) -> None:
         """Write an .npz of plain arrays."""
-        np.savez_compressed(path, prompts=np.array(self.prompts), pixels=self.pixels)
+        with path.open("wb") as file:  # given a path, numpy would add .npz to it
+            np.savez_compressed(file, prompts=np.array(self.prompts), pixels=self.pixels)
 
     @classmethod
     def load(cls, path: Path) -> Pool:
@@ -39,9 +41,11 @@ class Pool:
 
     def group(self, index: int) -> Group:
         """A group with what the oracle sees in place of a truth that nobody knows, to be judged by alignment alone."""
-        spec = parse_prompt(self.prompts[index])
-        pictures = tuple(Picture(pixels, judge(pixels, spec).objects) for pixels in self.pixels[index])
-        return Group(spec, pictures, generated=True)
+        if index not in self._groups:
+            spec = parse_prompt(self.prompts[index])
+            pictures = tuple(Picture(pixels, judge(pixels, spec).objects) for pixels in self.pixels[index])
+            self._groups[index] = Group(spec, pictures, generated=True)
+        return self._groups[index]
 
 
 def draw_pool(pipeline: Any, groups: int, seed: int = 0, progress: bool = False, **options: Any) -> Pool:

@@ -44,6 +44,7 @@ With `max_sequence_length=1` it puts one there, and the nano generator runs seve
 class GeneratorRecipe:
     steps: int = 4500
     batch_size: int = 160
+    first_pictures: int = 2048
     new_pictures: int = 8
     """Pictures drawn and encoded per step; the rest of a batch comes from those of earlier steps."""
     kept_pictures: int = 60000
@@ -225,11 +226,12 @@ def train_generator(
         for part, name in ((model, "model"), (average, "average"), (optimizer, "optimizer")):
             part.load_state_dict(state[name])
     start = state["step"] if state is not None else 0
+    torch.manual_seed(recipe.seed + start)  # a run that goes on must not meet the same noise again
     pictures = _Pictures(pipeline.vae, pipeline.tokenizer, recipe.kept_pictures)
     rng = np.random.default_rng((recipe.seed, start))
     empty = tokenize(pipeline.tokenizer, [""])
     schedule = Schedule(recipe.steps, warmup=300, decay=recipe.decay)
-    pictures.draw(rng, 2048)
+    pictures.draw(rng, recipe.first_pictures)
     for step in progress(range(start, recipe.steps), "generator"):
         schedule.apply(optimizer, step)
         pictures.draw(rng, recipe.new_pictures)

@@ -251,7 +251,7 @@ _HUES: Final = {name: _hue(np.array(rgb, dtype=float)) for name, rgb in COLOURS.
 
 def _colour_name(colour: np.ndarray, background: np.ndarray) -> str:
     hue = _hue(colour)
-    if abs(hue) < 0.22 * np.linalg.norm(colour - background):
+    if abs(hue) <= 0.22 * np.linalg.norm(colour - background):
         return "white"
     return max(_HUES, key=lambda name: (hue / abs(hue) * np.conj(_HUES[name] / abs(_HUES[name]))).real)
 

@@ -19,6 +19,7 @@ from .scenes import (
     IMAGE_SIZE,
     RELATIONS,
     SHAPES,
+    SMALLEST_RADIUS,
     Grade,
     ObjectSpec,
     PromptSpec,
@@ -26,10 +27,10 @@ from .scenes import (
     SceneObject,
     SeenObject,
     grade,
-    place,
     sample_prompt,
     sample_scene,
     sample_scene_for,
+    shade,
 )
 
 INSTRUCTIONS: Final = ("alignment", "aesthetics", "structure", "overall")
@@ -213,9 +214,19 @@ def _edited_once(rng: np.random.Generator, spec: PromptSpec, scene: Scene) -> Sc
         case "swap":
             edited = _swapped(objects, index, (index + 1) % len(objects))
         case _:
-            shapes = [*(item.shape for item in objects), spec.objects[0].shape]
-            return place(rng, shapes, [*(item.colour for item in objects), _open_colour(rng, shapes[-1])])
+            edited = (*objects, *_room_for_one(rng, spec.objects[0].shape, objects))
     return replace(scene, objects=edited)
+
+
+def _room_for_one(rng: np.random.Generator, shape: str, objects: tuple[SceneObject, ...]) -> tuple[SceneObject, ...]:
+    """An object more, where there is room for it beside the others; none where there is not."""
+    radius = SMALLEST_RADIUS
+    for _ in range(60):
+        x, y = (float(value) for value in rng.uniform(radius + 2, IMAGE_SIZE - radius - 2, 2))
+        if all(np.hypot(x - item.x, y - item.y) > radius + item.radius + 2.5 for item in objects):
+            colour = _open_colour(rng, shape)
+            return (SceneObject(shape, colour, x, y, radius, shade(rng, colour), float(rng.uniform(-10, 10))),)
+    return ()
 
 
 def _open_colour(rng: np.random.Generator, shape: str, other_than: str = "") -> str:
@@ -225,7 +236,7 @@ def _open_colour(rng: np.random.Generator, shape: str, other_than: str = "") -> 
 
 def _repainted(rng: np.random.Generator, item: SceneObject) -> SceneObject:
     colour = _open_colour(rng, item.shape, item.colour)
-    return replace(item, colour=colour, rgb=COLOURS[colour])
+    return replace(item, colour=colour, rgb=shade(rng, colour))
 
 
 def _reshaped(rng: np.random.Generator, item: SceneObject) -> SceneObject:

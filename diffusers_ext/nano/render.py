@@ -57,7 +57,7 @@ def sample_degradation(rng: np.random.Generator, flaws: int | None = None) -> De
 
 
 def outline(shape: str, radius: float, rotation: float) -> np.ndarray:
-    """The polygon of a shape about the origin, float64 [points, 2], inside a circle of `radius`."""
+    """The polygon of a shape about the origin, float64 [points, 2], a tenth past the circle of `radius` at most."""
     match shape:
         case "circle":
             angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)

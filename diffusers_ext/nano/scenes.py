@@ -15,6 +15,8 @@ from typing import Final, Literal, cast, get_args
 import numpy as np
 
 IMAGE_SIZE: Final = 64
+SMALLEST_RADIUS: Final = 7.5
+"""Of an object, in pixels."""
 
 COLOURS: Final[dict[str, tuple[int, int, int]]] = {
     "red": (218, 44, 44),
@@ -77,6 +79,10 @@ class ObjectSpec:
     shape: str
     colour: str | None = None
     count: int = 1
+
+    def fits(self, item: SeenObject) -> bool:
+        """Whether an object is of this shape and, where one is asked for, of this colour."""
+        return item.shape == self.shape and self.colour in (None, item.colour)
 
     @property
     def phrase(self) -> str:
@@ -157,7 +163,7 @@ def grade(spec: PromptSpec, objects: tuple[SeenObject, ...] | list[SeenObject]) 
             holds(spec.relation, a, b)
             for a in objects
             for b in objects
-            if a is not b and a.shape == first.shape and b.shape == second.shape
+            if a is not b and first.fits(a) and second.fits(b)
         )
         checks.append(Check(f"the {first.shape} {spec.relation} the {second.shape}", float(related)))
     return Grade(tuple(checks))
@@ -187,6 +193,12 @@ def parse_prompt(text: str) -> PromptSpec:
         objects = (first, ObjectSpec(match["shape2"], match["colour2"]))
         if match["joint"] != "and":
             return PromptSpec("position", objects, cast(Relation, match["joint"]))
+        colours = {spec.colour for spec in objects}
+        if first.shape == objects[1].shape and (len(colours) == 1 or None in colours):
+            raise PromptError(
+                f"{text!r} names one object twice, so one alone would satisfy it; "
+                f"say 'a photo of two {PLURALS[first.shape]}', or give them two colours"
+            )
         coloured = any(spec.colour for spec in objects)
         return PromptSpec("colour_attribution" if coloured else "two_objects", objects)
     raise PromptError(
@@ -263,12 +275,18 @@ def all_prompts(kind: PromptKind) -> list[PromptSpec]:
             ]
 
 
+def shade(rng: np.random.Generator, colour: str) -> tuple[int, int, int]:
+    """A colour as objects have it: each channel within 10 of the palette's."""
+    red, green, blue = np.clip(np.array(COLOURS[colour]) + rng.integers(-10, 11, 3), 0, 255)
+    return int(red), int(green), int(blue)
+
+
 def _place(rng: np.random.Generator, shapes: list[str], colours: list[str]) -> Scene | None:
     """Scatter objects with room between them; None when this draw of radii does not fit."""
     largest = {1: 15.0, 2: 12.0, 3: 10.5}.get(len(shapes), 9.5)
     placed: list[SceneObject] = []
     for shape, colour in zip(shapes, colours, strict=True):
-        radius = float(rng.uniform(7.5, largest))
+        radius = float(rng.uniform(SMALLEST_RADIUS, largest))
         margin = radius + 2.0
         for _ in range(30):
             x, y = rng.uniform(margin, IMAGE_SIZE - margin, 2)
@@ -276,11 +294,9 @@ def _place(rng: np.random.Generator, shapes: list[str], colours: list[str]) -> S
                 break
         else:
             return None
-        rgb = np.clip(np.array(COLOURS[colour]) + rng.integers(-10, 11, 3), 0, 255)
         placed.append(
             SceneObject(
-                shape, colour, float(x), float(y), radius, (int(rgb[0]), int(rgb[1]), int(rgb[2])),
-                float(rng.uniform(-10, 10)),
+                shape, colour, float(x), float(y), radius, shade(rng, colour), float(rng.uniform(-10, 10)),
             )
         )  # fmt: skip
     grey = rng.uniform(18, 46)

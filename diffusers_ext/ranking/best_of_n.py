@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ..rewards.errors import Cancelled
-from ..rewards.instructions import DEFAULT_INSTRUCTION, Instruction
-from .methods import Judge, Ranking, RankingError, rank
+from ..rewards.errors import Cancelled, PromptTextError
+from ..rewards.instructions import DEFAULT_INSTRUCTION, Instruction, get_instruction
+from .methods import METHODS, Judge, Ranking, RankingError, check, rank
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -75,19 +75,30 @@ def best_of_n(
         **pipeline_options: handed on to the pipeline, e.g. `num_inference_steps`.
 
     Raises:
-        RankingError: `n` below one, or a pipeline that does not return pictures.
+        RankingError: `n` or `batch_size` below one, what :func:`~diffusers_ext.ranking.rank` refuses, or a pipeline
+            that does not return pictures.
+        PromptTextError: an empty prompt.
+        InstructionError: no such instruction.
         Cancelled: the caller asked to stop.
     """
     if n < 1:
         raise RankingError(f"best-of-N needs at least one picture, not {n}")
+    if batch_size < 1:
+        raise RankingError(f"the batch size must be at least one, not {batch_size}")
+    if not prompt.strip():
+        raise PromptTextError("the prompt is empty; say what to paint")
+    if n == 1 and reference is None and method in METHODS:
+        method = "pointwise"
+    check(n, method, reference)  # before the costly part
+    by = get_instruction(instruction)
     seeds = tuple(range(seed, seed + n))
     images = _paint(pipeline, prompt, seeds, batch_size, progress, cancel, pipeline_options)
     ranking = rank(
         images,
         prompt,
         reward_model,
-        method="pointwise" if n == 1 and reference is None else method,
-        instruction=instruction,
+        method=method,
+        instruction=by,
         reference=reference,
         debias=debias,
         progress=progress,

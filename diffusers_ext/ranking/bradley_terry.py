@@ -33,8 +33,24 @@ def bradley_terry(
     for _ in range(max_iterations):
         opposition = (played / (strength[:, None] + strength[None, :])).sum(1) + 2 * prior / (strength + 1.0)
         updated = np.divide(total, opposition, out=np.ones_like(total), where=opposition > 0)
+        updated *= np.exp(_shift(np.log(updated)))
         moved = np.abs(np.log(updated) - np.log(strength)).max(initial=0.0)
         strength = updated
         if moved < tolerance:
             break
     return np.log(strength)
+
+
+def _shift(log_strength: np.ndarray) -> float:
+    """What to add to all strengths to maximise the prior's part of the likelihood; the outcomes do not depend on it.
+
+    Without this step the common level drifts to its place ever more slowly the more games there are.
+    """
+    shift = 0.0
+    for _ in range(50):
+        tanh = np.tanh((log_strength + shift) / 2)
+        step = np.clip(tanh.sum() / max(1e-12, 0.5 * (1 - tanh**2).sum()), -1.0, 1.0)
+        shift -= step
+        if abs(step) < 1e-12:
+            break
+    return shift

@@ -200,19 +200,28 @@ def rank(
         RankingError: no such method, no pictures, one picture where two are needed, or a reference that the method
             has no use for.
     """
+    check(len(images), method, reference)
+    return METHODS[method](_Contest(images, prompt, reward_model, instruction, reference, debias, options))
+
+
+def check(count: int, method: str, reference: Any = None) -> None:
+    """Refuse what :func:`rank` cannot do, before there is anything to rank.
+
+    Raises:
+        RankingError: see :func:`rank`.
+    """
     if method not in METHODS:
         near = difflib.get_close_matches(method, METHODS, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise RankingError(f"no ranking method is called {method!r}.{hint} There are {', '.join(METHODS)}.")
-    if len(images) == 0:
+    if count == 0:
         raise RankingError("there is nothing to rank: no pictures were given")
     if reference is not None and method != "anchored":
         raise RankingError(
             f"the method {method!r} holds candidates against each other; a reference goes with 'anchored'"
         )
-    if len(images) == 1 and method != "pointwise" and reference is None:
+    if count == 1 and method != "pointwise" and reference is None:
         raise RankingError(f"the method {method!r} compares, and one picture has nothing to be compared with")
-    return METHODS[method](_Contest(images, prompt, reward_model, instruction, reference, debias, options))
 
 
 def _ranking(method: str, rewards: Sequence[float], judgements: Sequence[Judgement], count: int) -> Ranking:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Final
@@ -38,9 +39,15 @@ class RewardConfig:
             content = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
             raise ModelError(f"{path}: not valid JSON ({error})") from error
+        if not isinstance(content, dict):
+            raise ModelError(f"{path}: expected a JSON object, not {type(content).__name__}")
         known = {field.name for field in fields(cls)}
         if unknown := set(content) - known:
             raise ModelError(f"{path}: unknown keys {sorted(unknown)}; it takes {sorted(known)}")
+        for key, value in content.items():
+            kind = int if key == "max_new_tokens" else (int, float)
+            if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < math.inf:
+                raise ModelError(f"{path}: {key} must be a number above zero, not {value!r}")
         return cls(**content)
 
     def save(self, folder: Path) -> None:

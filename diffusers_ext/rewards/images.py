@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -32,31 +33,36 @@ def load_image(source: str | Path | Image.Image) -> Image.Image:
     """
     name = "the given picture" if isinstance(source, Image.Image) else str(source)
     try:
-        with warnings.catch_warnings():
+        with ExitStack() as opened, warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = source if isinstance(source, Image.Image) else Image.open(source)
+            image = source if isinstance(source, Image.Image) else opened.enter_context(Image.open(source))
             frames = getattr(image, "n_frames", 1)
             image.load()
+            if 0 in image.size:
+                raise ImageError(f"{name}: has no pixels (size {image.width}x{image.height})")
+            picture = _rgb(ImageOps.exif_transpose(image))
     except FileNotFoundError as error:
         raise ImageError(f"{name}: there is no such file") from error
+    except (IsADirectoryError, PermissionError) as error:
+        raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
     except UnidentifiedImageError as error:
         raise ImageError(f"{name}: not a picture in any format that Pillow reads") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError(f"{name}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down first") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except ImageError:
+        raise
+    except Exception as error:  # on damaged files Pillow's readers raise almost anything
         raise ImageError(f"{name}: damaged or cut off ({error})") from error
-    if 0 in image.size:
-        raise ImageError(f"{name}: has no pixels (size {image.width}x{image.height})")
     if frames > 1:
         warnings.warn(f"{name}: animated; only the first of {frames} frames is judged", stacklevel=2)
-    return _rgb(ImageOps.exif_transpose(image))
+    return picture
 
 
 def _rgb(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I"):
-        # 16-bit greys open as I or I;16; Pillow's own conversion to 8 bits clips them instead of scaling.
+        # 16-bit greys open as I;16, or as I; Pillow's own conversion to 8 bits clips them instead of scaling.
         samples = np.asarray(image).astype(np.float64)
-        top = 65535.0 if samples.max() > 255 else 255.0
+        top = 65535.0 if image.mode != "I" or samples.max() > 255 else 255.0
         image = Image.fromarray(np.rint(255 * samples / top).clip(0, 255).astype(np.uint8))
     elif image.mode == "F":
         samples = np.asarray(image)
@@ -89,6 +95,10 @@ def as_images(images: ImageInput | Sequence[ImageInput]) -> list[Image.Image]:
         return [load_image(images)]
     if hasattr(images, "ndim"):
         return _from_tensor(cast("torch.Tensor", images))
+    if not isinstance(images, Iterable):
+        raise ImageError(
+            f"got {type(images).__name__}; expected a PIL image, a path, a float tensor, or a list of them"
+        )
     found = [picture for item in images for picture in as_images(item)]
     if not found:
         raise ImageError("no pictures were given; at least one is needed")
@@ -104,10 +114,11 @@ def _from_tensor(images: torch.Tensor) -> list[Image.Image]:
     batch = images[None] if images.ndim == 3 else images
     if batch.ndim != 4 or batch.shape[1] != 3 or 0 in batch.shape:
         raise ImageError(f"got a tensor of shape {list(images.shape)}; {expected}")
+    batch = batch.detach()
     if not torch.isfinite(batch).all():
         raise ImageError(f"the tensor holds NaN or infinite values; {expected}")
     low, high = float(batch.min()), float(batch.max())
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         raise ImageError(f"the tensor's values run from {low:.3g} to {high:.3g}; {expected}")
-    pixels = (batch.detach().float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    pixels = (batch.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array) for array in pixels]

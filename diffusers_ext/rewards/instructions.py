@@ -178,14 +178,20 @@ def _from_table(name: str, table: dict[str, Any], path: Path) -> Instruction:
     _refuse_unknown(table, {"text", "criteria", "task", "examples"}, f"{path}: instruction {name!r}")
     if not isinstance(table.get("text"), str):
         raise InstructionError(f"{path}: instruction {name!r} has no text")
-    examples = tuple(_example(item, name, path) for item in table.get("examples", ()))
-    return Instruction(name, table["text"], tuple(table.get("criteria", (name,))), table.get("task", "t2i"), examples)
+    criteria, shown = table.get("criteria", [name]), table.get("examples", [])
+    if not isinstance(criteria, list) or not all(isinstance(item, str) for item in criteria):
+        raise InstructionError(f"{path}: the criteria of instruction {name!r} must be a list of names")
+    if not isinstance(shown, list) or not all(isinstance(item, dict) for item in shown):
+        raise InstructionError(f"{path}: the examples of instruction {name!r} must be a list of tables")
+    examples = tuple(_example(item, name, path) for item in shown)
+    return Instruction(name, table["text"], tuple(criteria), table.get("task", "t2i"), examples)
 
 
 def _example(item: dict[str, Any], name: str, path: Path) -> Example:
     where = f"{path}: an example of instruction {name!r}"
     _refuse_unknown(item, {"prompt", "candidate", "reference", "verdict"}, where)
-    if not isinstance(item.get("verdict"), bool) or "prompt" not in item or "candidate" not in item:
+    texts = [item.get("prompt"), item.get("candidate"), item.get("reference", "")]
+    if not isinstance(item.get("verdict"), bool) or not all(isinstance(text, str) for text in texts):
         raise InstructionError(f"{where} needs a prompt, a candidate picture and a verdict (true or false)")
     pictures = {key: path.parent / item[key] for key in ("candidate", "reference") if key in item}
     for picture in pictures.values():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
     AutoModelForImageTextToText,
@@ -103,17 +104,19 @@ class RewardModel:
         source = str(path_or_id)
         folder = Path(source)
         _check_source(source, folder)
-        place = torch.device(device) if device is not None else _default_device()
+        place = _device(device) if device is not None else _default_device()
         precision = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
         options: dict[str, Any] = {"dtype": precision, "use_safetensors": True}
         if quantization is not None:
             options |= {"quantization_config": _quantization(quantization, precision), "device_map": {"": place}}
         try:
-            model = AutoModelForImageTextToText.from_pretrained(source, **options)
-        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            model, loaded = AutoModelForImageTextToText.from_pretrained(source, output_loading_info=True, **options)
+        except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise ModelError(
                 f"{source}: could not be loaded as a vision-language model ({_first_line(error)})"
             ) from error
+        if missing := sorted(loaded["missing_keys"]):
+            raise ModelError(f"{source}: {len(missing)} of its weights are missing, the first of them {missing[0]!r}")
         if quantization is None:
             model = model.to(place)
         config = RewardConfig.load(folder) if folder.is_dir() else None
@@ -236,6 +239,9 @@ class RewardModel:
     def _question(
         self, by: Instruction, prompt: str, reference: Image.Image | None, candidate: Image.Image, explain: bool
     ) -> _Question:
+        for token in self.tokenizer.all_special_tokens:
+            if token in prompt:
+                raise PromptTextError(f"the prompt holds {token!r}, which this model keeps for itself; leave it out")
         messages = prompts.question(by, prompt, pairwise=reference is not None, explain=explain)
         text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         examples = [path for item in by.examples for path in (item.reference, item.candidate) if path is not None]
@@ -250,6 +256,8 @@ class RewardModel:
         progress: bool,
         cancel: Callable[[], bool] | None,
     ) -> list[_Answer]:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         answers: list[_Answer] = []
         for batch in _batches(questions, batch_size or BATCH_SIZE, progress):
             if cancel is not None and cancel():
@@ -353,6 +361,13 @@ def _check_source(source: str, folder: Path) -> None:
             f"{source}: holds no safetensors weights. Other formats can run code when they are read and are refused; "
             "save the model again with save_pretrained"
         )
+
+
+def _device(name: str | torch.device) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ModelError(f"there is no device {str(name)!r} here ({_first_line(error)})") from error
 
 
 def _default_device() -> torch.device:

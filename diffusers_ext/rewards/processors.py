@@ -25,8 +25,10 @@ def load_processor(path_or_id: str) -> ProcessorMixin:
     """
     try:
         processor = AutoProcessor.from_pretrained(path_or_id) if is_torchvision_available() else _image_half(path_or_id)
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except (OSError, ValueError, ImportError, KeyError, AttributeError, TypeError) as error:
         raise ModelError(f"{path_or_id}: its processor could not be loaded ({error})") from error
+    if not processor.chat_template:
+        raise ModelError(f"{path_or_id}: its processor has no chat template, so no question can be put to the model")
     processor.tokenizer.padding_side = "left"
     if processor.tokenizer.pad_token_id is None:
         processor.tokenizer.pad_token = processor.tokenizer.eos_token

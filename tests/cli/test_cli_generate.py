@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+PROMPT = "ein roter Stern ★"
+
+
+@pytest.fixture
+def models(untrained_model_folder, untrained_pipeline_folder):
+    return ("--model", untrained_model_folder, "--pipeline", untrained_pipeline_folder, "--device", "cpu", "--steps", 2)
+
+
+def test_generate_saves_the_pictures_by_rank_and_prints_one_json_object(rewarddance, models, tmp_path, untrained_judge):
+    out = tmp_path / "new" / "folder"
+    outcome = rewarddance("generate", "-p", PROMPT, "--out", out, "--best-of", 3, "--seed", 7, "--json", *models)
+    assert outcome.code == 0
+    assert outcome.stdout.count("\n") == 1
+    found = json.loads(outcome.stdout)
+    assert sorted(item["seed"] for item in found["images"]) == [7, 8, 9]
+    names = [f"{place:03d}-seed{item['seed']}.png" for place, item in enumerate(found["images"], start=1)]
+    assert [item["file"] for item in found["images"]] == [str(out / name) for name in names]
+    assert sorted(file.name for file in out.iterdir()) == [*names, "ranking.json"]
+    values = [item["value"] for item in found["images"]]
+    assert values == sorted(values, reverse=True)
+    judged = untrained_judge.score([item["file"] for item in found["images"]], PROMPT)
+    assert values == pytest.approx([judgement.log_odds for judgement in judged], abs=1e-4)
+
+    for item in found["images"]:
+        text = Image.open(item["file"]).text
+        assert (text["prompt"], text["seed"]) == (PROMPT, str(item["seed"]))
+        assert float(text["reward"]) == pytest.approx(item["value"], abs=1e-6)
+    kept = json.loads((out / "ranking.json").read_text(encoding="utf-8"))
+    assert kept["prompt"] == PROMPT
+    assert kept["images"] == found["images"]
+    assert kept["order"] == found["order"]
+
+
+def test_the_same_seed_paints_the_same_picture_in_another_run(rewarddance, models, tmp_path):
+    rewarddance("generate", "-p", PROMPT, "--out", tmp_path / "two", "--best-of", 2, "--seed", 4, *models)
+    outcome = rewarddance("generate", "-p", PROMPT, "--out", tmp_path / "one", "--best-of", 1, "--seed", 5, *models)
+    assert outcome.code == 0
+    (alone,) = (tmp_path / "one").glob("*.png")
+    (together,) = (tmp_path / "two").glob("*-seed5.png")
+    gap = np.abs(np.asarray(Image.open(alone), dtype=int) - np.asarray(Image.open(together), dtype=int))
+    assert gap.max() <= 1
+    assert alone.name == "001-seed5.png"
+    assert "001-seed5.png" in outcome.stdout.replace("\n", "") or "seed" in outcome.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("--method", "knokout"), "Did you mean 'knockout'"),
+        (("-i", "overal"), "Did you mean 'overall'"),
+        (("--pipeline", "{folder}/lost"), "could not be loaded as a diffusers pipeline"),
+        (("--pipeline", "{folder}/unknown"), "could not be loaded as a diffusers pipeline"),
+        (("--out", "{folder}/taken"), "taken"),
+        (("-p", ""), "prompt is empty"),
+        (("--device", "abacus"), "abacus"),
+    ],
+)
+def test_what_cannot_be_painted_is_refused_and_leaves_nothing(rewarddance, models, tmp_path, options, complaint):
+    (tmp_path / "taken").write_text("a file")
+    (tmp_path / "unknown").mkdir()
+    (tmp_path / "unknown" / "model_index.json").write_text('{"_class_name": "NoSuchPipeline"}')
+    defaults = ("-p", PROMPT, "--out", tmp_path / "out", "--best-of", 2, *models)
+    outcome = rewarddance("generate", *defaults, *(option.format(folder=tmp_path) for option in options))
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert complaint in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("option", ["--best-of", "--steps", "--batch-size"])
+def test_numbers_below_one_are_refused(rewarddance, tmp_path, option):
+    outcome = rewarddance("generate", "-p", PROMPT, "--out", tmp_path / "out", option, 0)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert option in outcome.stderr

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from diffusers_ext.ranking import rank
+
+PROMPT = "a red star"
+
+
+@pytest.fixture
+def model(untrained_model_folder):
+    return ("--model", untrained_model_folder, "--device", "cpu")
+
+
+@pytest.fixture
+def damaged_file(tmp_path, pictures):
+    file = tmp_path / "damaged.png"
+    pictures[0].save(file)
+    file.write_bytes(file.read_bytes()[:200])
+    return file
+
+
+def only_json(outcome):
+    assert outcome.stdout.count("\n") == 1
+    return json.loads(outcome.stdout)
+
+
+def test_score_prints_one_json_object(rewarddance, model, picture_files, pictures, untrained_judge):
+    outcome = rewarddance("score", *picture_files[:3], "-p", PROMPT, "--json", *model)
+    assert outcome.code == 0
+    found = only_json(outcome)
+    assert (found["prompt"], found["errors"]) == (PROMPT, {})
+    assert [item["image"] for item in found["judgements"]] == [str(file) for file in picture_files[:3]]
+    for item, expected in zip(found["judgements"], untrained_judge.score(pictures[:3], PROMPT), strict=True):
+        assert item["log_odds"] == pytest.approx(expected.log_odds, abs=1e-4)
+        assert item["reward"] == pytest.approx(expected.reward, abs=1e-4)
+
+
+def test_compare_prints_one_json_object(rewarddance, model, picture_files, pictures, untrained_judge):
+    for debias in (True, False):
+        flag = "--debias" if debias else "--no-debias"
+        outcome = rewarddance("compare", *picture_files[:2], "-p", PROMPT, "--json", flag, *model)
+        assert outcome.code == 0
+        found = only_json(outcome)
+        assert [found["candidate_image"], found["reference_image"]] == [str(file) for file in picture_files[:2]]
+        (expected,) = untrained_judge.compare(pictures[0], pictures[1], PROMPT, debias=debias)
+        assert found["log_odds"] == pytest.approx(expected.log_odds, abs=1e-4)
+        assert found["debiased"] is debias
+
+
+@pytest.mark.parametrize("method", ["pointwise", "anchored", "knockout", "round-robin"])
+def test_rank_prints_one_json_object(rewarddance, model, picture_files, pictures, untrained_judge, method):
+    outcome = rewarddance("rank", *picture_files, "-p", PROMPT, "--method", method, "--json", *model)
+    assert outcome.code == 0
+    found = only_json(outcome)
+    expected = rank(pictures, PROMPT, untrained_judge, method)
+    assert found["order"] == list(expected.order)
+    assert found["images"] == [str(picture_files[index]) for index in expected.order]
+    assert found["rewards"] == pytest.approx(expected.rewards, abs=1e-3)
+    assert (found["judgement_count"], found["method"]) == (expected.judgement_count, method)
+
+
+def test_rank_takes_a_reference_and_an_instruction(rewarddance, model, picture_files, pictures, untrained_judge):
+    options = ("--method", "anchored", "--reference", picture_files[0], "-i", "alignment", "--no-debias")
+    outcome = rewarddance("rank", *picture_files[1:4], "-p", PROMPT, *options, "--json", *model)
+    expected = untrained_judge.compare(pictures[1:4], pictures[0], PROMPT, "alignment", debias=False)
+    assert only_json(outcome)["rewards"] == pytest.approx([item.log_odds for item in expected], abs=1e-4)
+
+
+def test_tables_hold_every_picture_and_markup_is_left_as_it_is(rewarddance, model, picture_files, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "400")
+    prompt = "a [bold]red[/bold] star [/]"
+    for command in ("score", "rank"):
+        outcome = rewarddance(command, *picture_files[:2], "-p", prompt, *model)
+        assert outcome.code == 0
+        assert all(str(file) in outcome.stdout for file in picture_files[:2])
+        assert prompt in outcome.stdout
+    outcome = rewarddance("compare", *picture_files[:2], "-p", prompt, *model)
+    assert outcome.code == 0
+    assert "is better" in outcome.stdout
+
+
+@pytest.mark.parametrize("command", ["score", "rank"])
+def test_bad_files_are_named_and_the_rest_is_judged(rewarddance, model, picture_files, damaged_file, command, tmp_path):
+    given = [picture_files[0], damaged_file, tmp_path / "lost.png", picture_files[1]]
+    outcome = rewarddance(command, *given, "-p", PROMPT, "--json", *model)
+    assert outcome.code == 2
+    found = only_json(outcome)
+    assert set(found["errors"]) == {str(damaged_file), str(tmp_path / "lost.png")}
+    assert all(name in outcome.stderr for name in ("damaged.png", "lost.png"))
+    assert "Traceback" not in outcome.stderr
+    good = [str(file) for file in given if str(file) not in found["errors"]]
+    if command == "score":
+        assert [item["image"] for item in found["judgements"]] == good
+    else:
+        assert found["images"] == [good[index] for index in found["order"]]
+
+
+def test_own_instructions_are_used(rewarddance, model, picture_files, untrained_judge, pictures, tmp_path):
+    from diffusers_ext.rewards.instructions import load_instructions
+
+    file = tmp_path / "own.toml"
+    file.write_text('[mine]\ntext = "Judge how red it is."\n')
+    options = ("--instructions-file", file, "-i", "mine")
+    found = only_json(rewarddance("score", picture_files[0], "-p", PROMPT, "--json", *options, *model))
+    (expected,) = untrained_judge.score(pictures[0], PROMPT, load_instructions(file)["mine"])
+    assert found["judgements"][0]["instruction"] == "mine"
+    assert found["judgements"][0]["log_odds"] == pytest.approx(expected.log_odds, abs=1e-4)
+
+
+def test_explanations_are_part_of_the_result(rewarddance, untrained_model_folder, picture_files, tmp_path):
+    import shutil
+
+    from diffusers_ext.rewards.config import RewardConfig
+
+    folder = shutil.copytree(untrained_model_folder, tmp_path / "brief")
+    RewardConfig(max_new_tokens=3).save(folder)
+    options = ("--explain", "--json", "--model", folder, "--device", "cpu")
+    found = only_json(rewarddance("score", picture_files[0], "-p", PROMPT, *options))
+    assert isinstance(found["judgements"][0]["explanation"], str)
+    assert isinstance(only_json(rewarddance("compare", *picture_files[:2], "-p", PROMPT, *options))["explanation"], str)
+
+
+def refused(outcome, complaint):
+    assert outcome.code == 2
+    assert outcome.stdout == ""
+    assert complaint in outcome.stderr
+    assert outcome.stderr.splitlines()[-1].startswith("error: ")
+    assert "Traceback" not in outcome.stderr
+
+
+@pytest.mark.parametrize("command", ["score", "compare", "rank"])
+def test_an_empty_prompt_is_refused(rewarddance, model, picture_files, command):
+    refused(rewarddance(command, *picture_files[:2], "-p", " ", "--json", *model), "prompt is empty")
+
+
+@pytest.mark.parametrize("command", ["score", "compare", "rank"])
+def test_a_missing_model_is_refused(rewarddance, picture_files, command, tmp_path):
+    lost = tmp_path / "lost"
+    refused(rewarddance(command, *picture_files[:2], "-p", PROMPT, "--model", lost), "there is no such folder")
+
+
+@pytest.mark.parametrize("command", ["score", "compare", "rank"])
+def test_where_no_picture_is_left_nothing_is_judged(rewarddance, model, damaged_file, command, tmp_path):
+    refused(rewarddance(command, damaged_file, tmp_path / "lost.png", "-p", PROMPT, *model), "damaged.png")
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("-i", "aligment"), "Did you mean 'alignment'"),
+        (("--quantization", "int4"), "'nf4', 'int8'"),
+        (("--method", "knokout"), "Did you mean 'knockout'"),
+        (("--method", "knockout", "--reference", "{file}"), "'anchored'"),
+        (("--reference", "lost.png"), "lost.png"),
+        (("--device", "abacus"), "abacus"),
+    ],
+)
+def test_options_that_mean_nothing_are_refused(rewarddance, untrained_model_folder, picture_files, options, complaint):
+    filled = [option.format(file=picture_files[0]) for option in options]
+    model = ("--model", untrained_model_folder)
+    refused(rewarddance("rank", *picture_files[:3], "-p", PROMPT, *model, *filled), complaint)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("score",), ("score", "a.png"), ("compare", "a.png", "-p", "x"), ("nonsense",), ("rank", "--best", "3")],
+)
+def test_a_wrong_call_is_answered_with_the_usage(rewarddance, arguments):
+    outcome = rewarddance(*arguments)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "Usage" in outcome.stderr
