@@ -63,7 +63,7 @@ def train_reward(
     architecture: Annotated[str, typer.Option(help="Which size.")] = "reward-5m",
     steps: int = 6000,
     vision_steps: Annotated[int, typer.Option(help="Steps at the start on seeing alone.")] = 1500,
-    caption_steps: Annotated[int, typer.Option(help="Steps after that on captions and statements alone.")] = 600,
+    caption_steps: Annotated[int, typer.Option(help="Steps after that on captions and statements alone.")] = 1300,
     pool: Annotated[Path | None, typer.Option(help="Generated pictures (see draw-pool) to train on as well.")] = None,
     seed: Seed = 0,
 ) -> None:

@@ -137,25 +137,33 @@ def statements(rng: np.random.Generator, picture: Picture, count: int) -> list[t
             words, named_flaw = (FLAWED, FLAWLESS), bool(rng.random() < 0.5)
             found.append((words[not named_flaw][index], flawed[index] == named_flaw))
             continue
-        spec = _spec_about(rng, picture) if rng.random() < 0.6 else sample_prompt(rng)
-        checks = grade(spec, picture.objects).checks
-        check = checks[int(rng.integers(len(checks)))]
-        found.append((check.requirement, check.met))
+        spec = _spec_about(rng, picture) if rng.random() < 0.75 else sample_prompt(rng)
+        graded = grade(spec, picture.objects)
+        if rng.random() < 0.4:
+            found.append((spec.text, graded.correct))
+        else:
+            check = graded.checks[int(rng.integers(len(graded.checks)))]
+            found.append((check.requirement, check.met))
     return found
 
 
 def _spec_about(rng: np.random.Generator, picture: Picture) -> PromptSpec:
-    """A prompt that one or two of the picture's objects satisfy, or nearly do."""
+    """A prompt that one or two of the picture's objects satisfy, or nearly do: their colours may be exchanged."""
     items = [picture.objects[int(index)] for index in rng.permutation(len(picture.objects))[:2]]
-    first = items[0]
+    first, other = items[0], items[-1]
     number = sum(item.shape == first.shape for item in picture.objects)
-    kind = int(rng.integers(3))
-    if kind == 0 and number > 1:
-        return PromptSpec("counting", (ObjectSpec(first.shape, count=number),))
-    if kind == 1 and len(items) == 2 and items[1].shape != first.shape:
+    kind = int(rng.integers(4))
+    if kind == 0:
+        return PromptSpec("counting", (ObjectSpec(first.shape, count=min(4, max(2, number))),))
+    if kind == 1 and other.shape != first.shape:
         relation = RELATIONS[int(rng.integers(4))]
-        return PromptSpec("position", (ObjectSpec(first.shape), ObjectSpec(items[1].shape)), relation)
-    return PromptSpec("colours", (ObjectSpec(first.shape, first.colour),))
+        return PromptSpec("position", (ObjectSpec(first.shape), ObjectSpec(other.shape)), relation)
+    exchanged = rng.random() < 0.4 and not HELD_OUT & {(other.colour, first.shape), (first.colour, other.shape)}
+    colours = (other.colour, first.colour) if exchanged else (first.colour, other.colour)
+    if kind == 2 and other.shape != first.shape:
+        objects = ObjectSpec(first.shape, colours[0]), ObjectSpec(other.shape, colours[1])
+        return PromptSpec("colour_attribution", objects)
+    return PromptSpec("colours", (ObjectSpec(first.shape, colours[0]),))
 
 
 def _tally(instruction: str, picture: Picture, marked: Marks) -> list[tuple[str, str]]:

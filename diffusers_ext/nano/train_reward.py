@@ -46,7 +46,7 @@ class RewardRecipe:
     """Steps at the start on seeing alone."""
     vision_groups: int = 11
     """Prompts per step then, six pictures each."""
-    caption_steps: int = 600
+    caption_steps: int = 1300
     """Steps after that on captions and statements: verdicts teach nothing to a model without words for what it sees."""
     groups: int = 6
     """Prompts per step from then on."""
@@ -58,7 +58,7 @@ class RewardRecipe:
     caption_weight: float = 0.2
     rationale_weight: float = 0.1
     """Weights of a token of a caption and of a rationale against that of a verdict."""
-    statements: int = 6
+    statements: int = 12
     statement_weight: float = 0.5
     """Statements per picture, and the weight of the yes or no after each."""
     generated: str | None = None
@@ -226,7 +226,7 @@ def lesson_rows(
 ) -> list[Row]:
     """What is asked about the groups at a step after those on seeing alone."""
     if step < recipe.vision_steps + recipe.caption_steps:
-        return speaking_rows(writer, rng, groups, 6, 6, recipe)
+        return speaking_rows(writer, rng, groups, 2, 6, recipe)
     return judgement_rows(writer, rng, groups, recipe) + speaking_rows(writer, rng, groups, 1, 2, recipe)
 
 

@@ -198,6 +198,13 @@ def holds_true(statement: str, objects, degradation: Degradation) -> bool:
         return (getattr(degradation, ("blur", "noise", "washout", "breakage")[names.index(statement)]) >= 0.2) == (
             statement in FLAWED
         )
+    if statement.startswith("a photo of "):
+        asked = statement.removeprefix("a photo of ")
+        if match := re.fullmatch(r"an? (\w+) (left of|right of|above|below) an? (\w+)", asked):
+            return holds_true("the {} {} the {}".format(*match.groups()), objects, degradation)
+        for word, number in (("two", 2), ("three", 3), ("four", 4)):
+            asked = re.sub(rf"^{word} ", f"{number} ", asked)
+        return all(holds_true(part, objects, degradation) for part in asked.split(" and "))
     if match := re.fullmatch(r"the (\w+) (left of|right of|above|below) the (\w+)", statement):
         first, relation, second = match.groups()
         axis, sign = {"left of": ("x", 1), "right of": ("x", -1), "above": ("y", 1), "below": ("y", -1)}[relation]
