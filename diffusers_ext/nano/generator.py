@@ -29,6 +29,7 @@ from transformers import (
 from .autoencoder import SCALING_FACTOR, SHIFT_FACTOR
 from .render import render
 from .scenes import PROMPT_KINDS, all_prompts, sample_prompt, sample_scene_for
+from .text import teach_words
 from .training import Schedule, load_state, mixed_precision, progress, save_state
 
 PROMPT_LENGTH: Final = 14
@@ -42,6 +43,8 @@ With `max_sequence_length=1` it puts one there, and the nano generator runs seve
 
 @dataclass(frozen=True)
 class GeneratorRecipe:
+    text_steps: int = 200
+    """Steps at the start on the meaning of words; the text encoders stay as they are from then on."""
     steps: int = 4500
     batch_size: int = 160
     first_pictures: int = 2048
@@ -162,9 +165,16 @@ class Trainable(torch.nn.Module):
         pooled = torch.cat([output.text_embeds for output in outputs], -1)
         return F.pad(sequence, (0, 0, 0, empty_tokens)), pooled
 
+    def last(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """The prompt embedding of each prompt's end token [batch, 160], and the pooled embedding [batch, 96]."""
+        sequence, pooled = self.encode(tokens, empty_tokens=0)
+        ends = (tokens == self.text_encoder.config.eos_token_id).int().argmax(1)
+        return sequence[torch.arange(len(tokens)), ends], pooled
+
     def forward(self, noisy: Tensor, sigma: Tensor, tokens: Tensor, empty_tokens: int) -> Tensor:
         """The velocity (noise minus data) predicted at `sigma`."""
-        sequence, pooled = self.encode(tokens, empty_tokens)
+        with torch.no_grad():
+            sequence, pooled = self.encode(tokens, empty_tokens)
         return self.transformer(noisy, sequence, pooled, 1000 * sigma, return_dict=False)[0]
 
 
@@ -219,8 +229,17 @@ def train_generator(
     torch.manual_seed(recipe.seed)
     pipeline = build_pipeline(AutoencoderTiny.from_pretrained(autoencoder))
     model = Trainable(pipeline)
+    if not (out / "training.pt").exists():
+        words = [*model.text_encoder.parameters(), *model.text_encoder_2.parameters()]
+        teach_words(
+            lambda texts: model.last(tokenize(pipeline.tokenizer, list(texts))),
+            words,
+            np.random.default_rng((recipe.seed, 1)),
+            recipe.text_steps,
+        )
     average = copy.deepcopy(model)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    learned = model.transformer.parameters()
+    optimizer = torch.optim.AdamW(learned, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
     state = load_state(out / "training.pt")
     if state is not None:
         for part, name in ((model, "model"), (average, "average"), (optimizer, "optimizer")):
@@ -246,7 +265,7 @@ def train_generator(
         loss = F.mse_loss(velocity.float(), noise - latents)
         optimizer.zero_grad()
         loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(model.transformer.parameters(), 1.0)
         optimizer.step()
         _follow(average, model, min(recipe.ema, (1 + step) / (10 + step)))
         progress.log(step, loss=loss.item(), grad=norm.item())

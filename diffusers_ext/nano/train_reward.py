@@ -161,15 +161,14 @@ class Writer:
 def speaking_rows(
     writer: Writer, rng: np.random.Generator, groups: list[Group], captions: int, checked: int, recipe: RewardRecipe
 ) -> list[Row]:
-    """Of the first pictures of every group captions and true or false statements, two groups to a row."""
-    drawn = [number for number, group in enumerate(groups) if not group.generated]
+    """Of the first pictures of every drawn group captions, and true or false statements."""
     rows: list[Row] = []
-    for first in range(0, len(drawn), 2):
-        numbers = drawn[first : first + 2]
-        described = [(6 * n + i, caption(groups[n].pictures[i])) for n in numbers for i in range(captions)]
+    for number, group in enumerate(groups):
+        if group.generated:
+            continue
+        described = [(6 * number + i, caption(group.pictures[i])) for i in range(captions)]
         rows.append(writer.caption_row(described, recipe.caption_weight))
-        known = [(6 * n + i, groups[n].pictures[i]) for n in numbers for i in range(checked)]
-        found = [(index, statements(rng, picture, recipe.statements)) for index, picture in known]
+        found = [(6 * number + i, statements(rng, group.pictures[i], recipe.statements)) for i in range(checked)]
         rows.append(writer.statement_row(found, recipe.statement_weight))
     return rows
 
