@@ -12,6 +12,7 @@ app = typer.Typer(no_args_is_help=True, help="Train the nano models from scratch
 Out = Annotated[
     Path, typer.Argument(help="Folder to write to; a run that was stopped goes on from what it finds there.")
 ]
+StartFrom = Annotated[str | None, typer.Option(help="A trained folder to go on from, in place of random weights.")]
 Seed = Annotated[int, typer.Option(help="Seed of the weights and of the data.")]
 
 
@@ -31,13 +32,14 @@ def train_generator(
     out: Out,
     autoencoder: Annotated[Path, typer.Option(help="A trained autoencoder.")],
     steps: int = 4500,
+    start_from: StartFrom = None,
     seed: Seed = 0,
 ) -> None:
     """Train the generator by flow matching (about an hour on two cores)."""
     from .generator import GeneratorRecipe
     from .generator import train_generator as train
 
-    train(out, autoencoder, GeneratorRecipe(steps=steps, seed=seed))
+    train(out, autoencoder, GeneratorRecipe(steps=steps, start_from=start_from, seed=seed))
 
 
 @app.command()
@@ -65,6 +67,7 @@ def train_reward(
     vision_steps: Annotated[int, typer.Option(help="Steps at the start on seeing alone.")] = 1500,
     caption_steps: Annotated[int, typer.Option(help="Steps after that on captions and statements alone.")] = 1300,
     pool: Annotated[Path | None, typer.Option(help="Generated pictures (see draw-pool) to train on as well.")] = None,
+    start_from: StartFrom = None,
     seed: Seed = 0,
 ) -> None:
     """Train a reward model: seeing, then captions, then verdicts and rationales (about two hours on two cores)."""
@@ -81,6 +84,7 @@ def train_reward(
         vision_steps=vision_steps,
         caption_steps=caption_steps,
         generated=str(pool) if pool else None,
+        start_from=start_from,
         seed=seed,
     )
     train(out, recipe)

@@ -58,6 +58,8 @@ class GeneratorRecipe:
     empty_tokens_every: int = 12
     """Every so many steps all of T5's zero tokens are present, so that the model works with few and with many."""
     ema: float = 0.999
+    start_from: str | None = None
+    """A trained generator's folder to go on from, in place of random weights and the autoencoder given."""
     seed: int = 0
 
 
@@ -227,9 +229,12 @@ def train_generator(
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    pipeline = build_pipeline(AutoencoderTiny.from_pretrained(autoencoder))
+    if recipe.start_from:
+        pipeline = StableDiffusion3Pipeline.from_pretrained(recipe.start_from, torch_dtype=torch.float32)
+    else:
+        pipeline = build_pipeline(AutoencoderTiny.from_pretrained(autoencoder))
     model = Trainable(pipeline)
-    if not (out / "training.pt").exists():
+    if not (recipe.start_from or (out / "training.pt").exists()):
         words = [*model.text_encoder.parameters(), *model.text_encoder_2.parameters()]
         teach_words(
             lambda texts: model.last(tokenize(pipeline.tokenizer, list(texts))),

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -37,6 +38,8 @@ from .reward_model import (
 from .scenes import PromptSpec
 from .training import Schedule, load_state, mixed_precision, progress, save_state
 
+VOCABULARY: Final = "tokenizer.json"
+
 
 @dataclass(frozen=True)
 class RewardRecipe:
@@ -45,12 +48,12 @@ class RewardRecipe:
     vision_steps: int = 1500
     """Steps at the start on seeing alone."""
     vision_groups: int = 11
-    """Prompts per step then, six pictures each."""
+    """Prompts per step whose pictures, six each, are looked at."""
     caption_steps: int = 1300
     """Steps after that on captions and statements: verdicts teach nothing to a model without words for what it sees."""
     groups: int = 6
-    """Prompts per step from then on."""
-    detection_weight: float = 0.1
+    """How many of them are spoken of, once seeing alone is over."""
+    detection_weight: float = 0.25
     """Weight of seeing beside the other lessons."""
     learning_rate: float = 1e-3
     weight_decay: float = 0.02
@@ -64,6 +67,8 @@ class RewardRecipe:
     generated: str | None = None
     """A pool of generated pictures (see :mod:`~diffusers_ext.nano.generated`) to train on as well."""
     generated_share: float = 0.4
+    start_from: str | None = None
+    """A trained reward model's folder to go on from, in place of random weights."""
     seed: int = 0
 
 
@@ -253,10 +258,16 @@ def train_reward(out: Path, recipe: RewardRecipe = RewardRecipe()) -> InternVLFo
     """Train (or go on training: the state is kept in `out/training.pt`) and save to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    known = (out / "tokenizer.json").exists()
-    tokenizer = AutoTokenizer.from_pretrained(out) if known else build_tokenizer()
+    known = next(
+        (folder for folder in (out, recipe.start_from) if folder and (Path(folder) / VOCABULARY).exists()), None
+    )
+    tokenizer = AutoTokenizer.from_pretrained(known) if known else build_tokenizer()
     writer = Writer(tokenizer)
-    learner = Learner(build_model(ARCHITECTURES[recipe.architecture], tokenizer))
+    if recipe.start_from:
+        model = InternVLForConditionalGeneration.from_pretrained(recipe.start_from, dtype=torch.float32)
+    else:
+        model = build_model(ARCHITECTURES[recipe.architecture], tokenizer)
+    learner = Learner(model)
     # Weight decay is for matrices; it would only hinder biases and norms.
     groups = [
         {"params": [p for p in learner.parameters() if p.ndim >= 2], "weight_decay": recipe.weight_decay},
@@ -294,11 +305,11 @@ def _step(
     # A generator of its own for each step makes a resumed run see the same data as one that was never stopped.
     rng = np.random.default_rng((recipe.seed, step))
     seeing = step < recipe.vision_steps
-    drawn = [_draw_group(rng, recipe, pool) for _ in range(recipe.vision_groups if seeing else recipe.groups)]
+    drawn = [_draw_group(rng, recipe, pool) for _ in range(recipe.vision_groups)]
     with mixed_precision():
         features, cost, figures = learner.look(pixel_values(drawn), targets_of(drawn))
         if not seeing:
-            told, spoken = _speak(learner.model, writer, rng, step, recipe, drawn, features)
+            told, spoken = _speak(learner.model, writer, rng, step, recipe, drawn[: recipe.groups], features)
             cost = told + recipe.detection_weight * cost
             figures |= spoken
     optimizer.zero_grad()
