@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
@@ -37,8 +36,6 @@ from .reward_model import (
 )
 from .scenes import PromptSpec
 from .training import Schedule, load_state, mixed_precision, progress, save_state
-
-VOCABULARY: Final = "tokenizer.json"
 
 
 @dataclass(frozen=True)
@@ -258,9 +255,7 @@ def train_reward(out: Path, recipe: RewardRecipe = RewardRecipe()) -> InternVLFo
     """Train (or go on training: the state is kept in `out/training.pt`) and save to `out`."""
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
-    known = next(
-        (folder for folder in (out, recipe.start_from) if folder and (Path(folder) / VOCABULARY).exists()), None
-    )
+    known = recipe.start_from or (str(out) if (out / "tokenizer.json").exists() else None)
     tokenizer = AutoTokenizer.from_pretrained(known) if known else build_tokenizer()
     writer = Writer(tokenizer)
     if recipe.start_from:
