@@ -45,14 +45,14 @@ With `max_sequence_length=1` it puts one there, and the nano generator runs seve
 class GeneratorRecipe:
     text_steps: int = 200
     """Steps at the start on the meaning of words; the text encoders stay as they are from then on."""
-    steps: int = 4500
+    steps: int = 10000
     batch_size: int = 160
     first_pictures: int = 2048
     new_pictures: int = 8
     """Pictures drawn and encoded per step; the rest of a batch comes from those of earlier steps."""
     kept_pictures: int = 60000
     learning_rate: float = 1e-3
-    decay: float = 0.3
+    decay: float = 0.55
     prompt_dropout: float = 0.1
     """Share of empty prompts, for classifier-free guidance."""
     empty_tokens_every: int = 12

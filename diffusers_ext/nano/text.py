@@ -45,7 +45,7 @@ def teach_words(
     steps: int = 200,
     batch_size: int = 128,
     learning_rate: float = 1e-3,
-) -> None:
+) -> float:
     """Train until every slot of a prompt can be read off its embeddings by a linear map.
 
     Args:
@@ -55,12 +55,16 @@ def teach_words(
         steps: how long.
         batch_size: prompts per step.
         learning_rate: AdamW's.
+
+    Returns:
+        The share of slots that were read right from the last step's prompts.
     """
     with torch.no_grad():
         last, pooled = encode(["a photo of a circle"])
     heads = nn.ModuleList([nn.Linear(part.shape[1], sum(SLOTS)) for part in (last, pooled)])
     optimizer = torch.optim.AdamW([*parameters, *heads.parameters()], lr=learning_rate, weight_decay=0.01)
     schedule = Schedule(steps, warmup=50)
+    share = 0.0
     for step in progress(range(steps), "words"):
         schedule.apply(optimizer, step)
         specs = [sample_prompt(rng) for _ in range(batch_size)]
@@ -73,4 +77,6 @@ def teach_words(
         loss.backward()
         optimizer.step()
         right = torch.stack([g.argmax(1) == a for g, a in zip(guesses, answers, strict=True)])
-        progress.log(step, loss=loss.item(), right=right.float().mean().item())
+        share = right.float().mean().item()
+        progress.log(step, loss=loss.item(), right=share)
+    return share

@@ -45,11 +45,11 @@ class RewardRecipe:
     vision_steps: int = 1500
     """Steps at the start on seeing alone."""
     vision_groups: int = 11
-    """Prompts per step whose pictures, six each, are looked at."""
-    caption_steps: int = 1300
+    """Prompts per step then, six pictures each."""
+    caption_steps: int = 1400
     """Steps after that on captions and statements: verdicts teach nothing to a model without words for what it sees."""
-    groups: int = 6
-    """How many of them are spoken of, once seeing alone is over."""
+    groups: int = 4
+    """Prompts per step from then on."""
     detection_weight: float = 0.25
     """Weight of seeing beside the other lessons."""
     learning_rate: float = 1e-3
@@ -300,11 +300,11 @@ def _step(
     # A generator of its own for each step makes a resumed run see the same data as one that was never stopped.
     rng = np.random.default_rng((recipe.seed, step))
     seeing = step < recipe.vision_steps
-    drawn = [_draw_group(rng, recipe, pool) for _ in range(recipe.vision_groups)]
+    drawn = [_draw_group(rng, recipe, pool) for _ in range(recipe.vision_groups if seeing else recipe.groups)]
     with mixed_precision():
         features, cost, figures = learner.look(pixel_values(drawn), targets_of(drawn))
         if not seeing:
-            told, spoken = _speak(learner.model, writer, rng, step, recipe, drawn[: recipe.groups], features)
+            told, spoken = _speak(learner.model, writer, rng, step, recipe, drawn, features)
             cost = told + recipe.detection_weight * cost
             figures |= spoken
     optimizer.zero_grad()
