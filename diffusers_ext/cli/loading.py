@@ -48,13 +48,14 @@ def load_pipeline(pipeline: str | None, device: str | None) -> Any:
     quiet()
     source = str(pipeline or DEFAULT_PIPELINE)
     place = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.float32 if place == "cpu" else torch.bfloat16
+    # A CPU is slow at half precision.
+    options = {} if place == "cpu" else {"torch_dtype": torch.bfloat16}
     try:
-        loaded = DiffusionPipeline.from_pretrained(source, torch_dtype=dtype, use_safetensors=True)
+        loaded = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError, SafetensorError) as error:
         raise ModelError(f"{source}: could not be loaded as a diffusers pipeline ({error})") from error
     loaded.set_progress_bar_config(disable=True)
-    return loaded.to(place)
+    return loaded.to(place, torch.float32) if place == "cpu" else loaded.to(place)
 
 
 def load_instruction(name: str, file: Path | None) -> Instruction:

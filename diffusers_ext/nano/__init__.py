@@ -11,7 +11,7 @@ DEFAULT_PIPELINE: Final = CHECKPOINTS / "generator"
 
 GENERATOR_OPTIONS: Final[dict[str, Any]] = {
     "num_inference_steps": 20,
-    "guidance_scale": 1.0,
+    "guidance_scale": 3.0,
     "max_sequence_length": 1,
 }
 """How the nano generator is run here. One T5 token instead of 256 (all are zero) makes it several times faster."""

@@ -27,7 +27,7 @@ def export_generator(trained: Path, out: Path) -> None:
     A pipeline loads its diffusers parts in float32 whatever they are stored in, but its transformers parts in the
     precision they are stored in, so these stay in float32.
     """
-    pipeline = StableDiffusion3Pipeline.from_pretrained(trained, torch_dtype=torch.float32)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(trained).to(torch.float32)
     pipeline.transformer.half()
     pipeline.vae.half()
     pipeline.save_pretrained(out)

@@ -230,7 +230,7 @@ def train_generator(
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     if recipe.start_from:
-        pipeline = StableDiffusion3Pipeline.from_pretrained(recipe.start_from, torch_dtype=torch.float32)
+        pipeline = StableDiffusion3Pipeline.from_pretrained(recipe.start_from).to(torch.float32)
     else:
         pipeline = build_pipeline(AutoencoderTiny.from_pretrained(autoencoder))
     model = Trainable(pipeline)

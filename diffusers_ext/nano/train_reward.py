@@ -56,14 +56,14 @@ class RewardRecipe:
     weight_decay: float = 0.02
     decay: float = 0.4
     caption_weight: float = 0.2
-    rationale_weight: float = 0.1
+    rationale_weight: float = 0.3
     """Weights of a token of a caption and of a rationale against that of a verdict."""
     statements: int = 12
     statement_weight: float = 0.5
     """Statements per picture, and the weight of the yes or no after each."""
     generated: str | None = None
     """A pool of generated pictures (see :mod:`~diffusers_ext.nano.generated`) to train on as well."""
-    generated_share: float = 0.4
+    generated_share: float = 0.3
     start_from: str | None = None
     """A trained reward model's folder to go on from, in place of random weights."""
     seed: int = 0
