@@ -63,7 +63,7 @@ class RewardRecipe:
     """Statements per picture, and the weight of the yes or no after each."""
     generated: str | None = None
     """A pool of generated pictures (see :mod:`~diffusers_ext.nano.generated`) to train on as well."""
-    generated_share: float = 0.3
+    generated_share: float = 0.4
     start_from: str | None = None
     """A trained reward model's folder to go on from, in place of random weights."""
     seed: int = 0
@@ -228,7 +228,7 @@ def lesson_rows(
     """What is asked about the groups at a step after those on seeing alone."""
     if step < recipe.vision_steps + recipe.caption_steps:
         return speaking_rows(writer, rng, groups, 2, 6, recipe)
-    return judgement_rows(writer, rng, groups, recipe) + speaking_rows(writer, rng, groups, 1, 2, recipe)
+    return judgement_rows(writer, rng, groups, recipe) + speaking_rows(writer, rng, groups, 3, 2, recipe)
 
 
 def _accuracy(right: Tensor, targets: Tensor, weights: Tensor, answers: tuple[int, int], taught: float) -> float:
