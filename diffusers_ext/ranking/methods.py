@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -201,7 +202,9 @@ def rank(
             has no use for.
     """
     check(len(images), method, reference)
-    return METHODS[method](_Contest(images, prompt, reward_model, instruction, reference, debias, options))
+    # A judge that can remember what it saw looks at each picture once, however many rounds there are.
+    with getattr(reward_model, "remembering", nullcontext)():
+        return METHODS[method](_Contest(images, prompt, reward_model, instruction, reference, debias, options))
 
 
 def check(count: int, method: str, reference: Any = None) -> None:

@@ -105,7 +105,12 @@ def as_images(images: ImageInput | Sequence[ImageInput]) -> list[Image.Image]:
     return found
 
 
-def _from_tensor(images: torch.Tensor) -> list[Image.Image]:
+def check_batch(images: torch.Tensor) -> torch.Tensor:
+    """Pictures as a float tensor [B, 3, H, W], of one [3, H, W] or several; gradients pass.
+
+    Raises:
+        ImageError: wrong shape, type or range, or NaN.
+    """
     import torch
 
     expected = "expected a float tensor [3, H, W] or [B, 3, H, W] with values in [0, 1]"
@@ -114,11 +119,16 @@ def _from_tensor(images: torch.Tensor) -> list[Image.Image]:
     batch = images[None] if images.ndim == 3 else images
     if batch.ndim != 4 or batch.shape[1] != 3 or 0 in batch.shape:
         raise ImageError(f"got a tensor of shape {list(images.shape)}; {expected}")
-    batch = batch.detach()
-    if not torch.isfinite(batch).all():
+    values = batch.detach()
+    if not torch.isfinite(values).all():
         raise ImageError(f"the tensor holds NaN or infinite values; {expected}")
-    low, high = float(batch.min()), float(batch.max())
+    low, high = float(values.min()), float(values.max())
     if low < -TOLERANCE or high > 1 + TOLERANCE:
         raise ImageError(f"the tensor's values run from {low:.3g} to {high:.3g}; {expected}")
+    return batch
+
+
+def _from_tensor(images: torch.Tensor) -> list[Image.Image]:
+    batch = check_batch(images).detach()
     pixels = (batch.float().clamp(0, 1) * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(array) for array in pixels]

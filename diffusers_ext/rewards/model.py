@@ -3,47 +3,61 @@
 from __future__ import annotations
 
 import re
-import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 from transformers import (
+    AutoConfig,
     AutoModelForImageTextToText,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     ProcessorMixin,
-    StoppingCriteria,
-    StoppingCriteriaList,
 )
 
 from . import prompts
+from .backbones import backbone_of
+from .combining import Combiner
 from .config import RewardConfig
-from .errors import Cancelled, ImageError, ModelError, PromptTextError
-from .images import as_images
+from .differentiable import candidate_log_odds
+from .engine import Engine
+from .errors import ImageError, ModelError, PromptTextError
+from .images import as_images, check_batch
 from .instructions import DEFAULT_INSTRUCTION, Instruction, get_instruction
 from .judgement import Judgement
 from .processors import load_processor
-from .tokens import TokenGroups
+from .quantization import Quantization, loading_options, settle
+from .questions import Picture, Question
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from .images import ImageInput
 
-Quantization = Literal["nf4", "int8"]
-BATCH_SIZE: Final = 16
+_ATTENTIONS: Final = ("sdpa", "eager", "flash_attention_2")
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
 @dataclass(frozen=True)
-class _Question:
+class _Asked:
+    """A question as text and as the model reads it."""
+
     text: str
-    images: tuple[Image.Image, ...]
+    question: Question
+
+
+@dataclass(frozen=True)
+class _Way:
+    """What must be equal for the questions of two callers to share batches."""
+
+    explain: bool
+    batch_size: int | None
 
 
 @dataclass(frozen=True)
@@ -56,8 +70,10 @@ class RewardModel:
     """A generative reward model (RewardDance, arXiv 2509.08826).
 
     The reward of candidate x1 against reference x2 for prompt y under instruction i is P(yes | x1, x2, y, i), read at
-    the position of the verdict as the sigmoid of log P(yes) - log P(no). Any vision-language model that transformers
-    loads as image-text-to-text can serve.
+    the position of the verdict as the sigmoid of log P(yes) - log P(no).
+
+    InternVL, Qwen2.5-VL, Qwen3-VL and Qwen3-VL-Reranker can serve (:mod:`~diffusers_ext.rewards.backbones`). Threads
+    may share a judge: what they ask at the same time is answered in shared batches.
 
     Example:
         >>> judge = RewardModel.default()
@@ -71,14 +87,15 @@ class RewardModel:
         """Make a judge of a loaded model; see :meth:`from_pretrained` for one on disk.
 
         Raises:
-            ModelError: the tokenizer has no usable yes or no.
+            ModelError: no backbone serves this kind of model, or its tokenizer has no usable yes or no.
         """
         self.model = model.eval()
         self.processor: Any = processor
         self.name = name
         self.config = config or RewardConfig()
-        self.tokens = TokenGroups.of(self.tokenizer)
-        self._lock = threading.Lock()
+        self.backbone = backbone_of(model, processor, name)
+        self._engine = Engine(self.backbone)
+        self._combiner = Combiner[_Asked, _Answer](self._answers)
 
     @classmethod
     def from_pretrained(
@@ -87,29 +104,36 @@ class RewardModel:
         quantization: Quantization | None = None,
         device: str | torch.device | None = None,
         dtype: torch.dtype | None = None,
+        quantize_vision: bool = False,
+        attention: str | None = None,
     ) -> RewardModel:
         """Load a judge.
 
         Args:
             path_or_id: a folder written by `save_pretrained`, or the id of a model on the hub (``owner/name``), which
                 is fetched. Only safetensors weights are read.
-            quantization: ``"nf4"`` or ``"int8"`` by bitsandbytes, or None.
+            quantization: the name of a scheme in :data:`~diffusers_ext.rewards.quantization.SCHEMES`, or None to take
+                the weights as they are; if they are stored quantized, they stay so.
             device: where to run; by default the GPU if there is one.
             dtype: by default float32 on a CPU, bfloat16 elsewhere.
+            quantize_vision: quantize the vision tower and the projector too, not the language model alone.
+            attention: ``"sdpa"``, ``"eager"`` or ``"flash_attention_2"``; by default the first that the model supports.
 
         Raises:
             ModelError: there is no such model, it is not a vision-language model, its weights are not safetensors,
-                or quantization was asked for without bitsandbytes.
+                or the quantization or the attention asked for is not known or cannot run here.
         """
         source = str(path_or_id)
         folder = Path(source)
         _check_source(source, folder)
         place = _device(device) if device is not None else _default_device()
         precision = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
-        options: dict[str, Any] = {"dtype": precision, "use_safetensors": True}
-        if quantization is not None:
-            options |= {"quantization_config": _quantization(quantization, precision), "device_map": {"": place}}
+        options: dict[str, Any] = {"use_safetensors": True}
+        if attention is not None:
+            options["attn_implementation"] = _attention(attention, place, precision)
         try:
+            architecture = AutoConfig.from_pretrained(source)
+            options |= loading_options(source, architecture, quantization, quantize_vision, place, precision)
             model, loaded = AutoModelForImageTextToText.from_pretrained(source, output_loading_info=True, **options)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise ModelError(
@@ -117,8 +141,9 @@ class RewardModel:
             ) from error
         if missing := sorted(loaded["missing_keys"]):
             raise ModelError(f"{source}: {len(missing)} of its weights are missing, the first of them {missing[0]!r}")
-        if quantization is None:
+        if "device_map" not in options:
             model = model.to(place)
+        settle(model, precision)
         config = RewardConfig.load(folder) if folder.is_dir() else None
         return cls(model, load_processor(source), folder.name or source, config)
 
@@ -166,7 +191,7 @@ class RewardModel:
             PromptTextError: an empty prompt, or not as many prompts as pictures.
             InstructionError: no such instruction.
         """
-        candidates, by = as_images(images), get_instruction(instruction)
+        candidates, by = _pictures(images), get_instruction(instruction)
         asked = _prompts(prompt, len(candidates))
         questions = [
             self._question(by, text, None, image, explain) for image, text in zip(candidates, asked, strict=True)
@@ -211,11 +236,8 @@ class RewardModel:
             PromptTextError: an empty prompt, or not as many prompts as candidates.
             InstructionError: no such instruction.
         """
-        judged, against, by = as_images(candidates), as_images(reference), get_instruction(instruction)
-        if len(against) not in (1, len(judged)):
-            raise ImageError(
-                f"got {len(against)} references for {len(judged)} candidates; give one for all, or one each"
-            )
+        judged, against, by = _pictures(candidates), _pictures(reference), get_instruction(instruction)
+        _check_references(len(against), len(judged))
         asked = _prompts(prompt, len(judged))
         numbers = list(range(len(judged))) if len(against) > 1 else [0] * len(judged)
         pairs = [(image, against[number]) for image, number in zip(judged, numbers, strict=True)]
@@ -236,21 +258,82 @@ class RewardModel:
         half = len(judged)
         return [first.swapped(second) for first, second in zip(found[:half], found[half:], strict=True)]
 
-    def _question(
-        self, by: Instruction, prompt: str, reference: Image.Image | None, candidate: Image.Image, explain: bool
-    ) -> _Question:
+    def log_odds(
+        self,
+        images: Tensor,
+        prompt: str | Sequence[str],
+        reference: ImageInput | Sequence[ImageInput] | None = None,
+        instruction: str | Instruction = DEFAULT_INSTRUCTION,
+        debias: bool = True,
+        checkpointing: bool = True,
+    ) -> Tensor:
+        """The log-odds of :meth:`score` (or, with a reference, of :meth:`compare`), differentiable in the pixels.
+
+        On the same pixels it gives what those give, up to the rounding to 8 bits that they do and this does not
+        (`docs/backbones.md` has the measured gaps).
+
+        Args:
+            images: the candidates, float [B, 3, H, W] or [3, H, W] in [0, 1] (values a little outside are taken as
+                they are), on any device. Gradients flow to them.
+            prompt: what they were to show; one for all, or one each.
+            reference: as in :meth:`compare`; of a tensor that requires a gradient, it gets one too.
+            instruction: what to judge by.
+            debias: ask both orders and take half the difference; twice the work. For comparisons only.
+            checkpointing: compute activations anew in the backward pass in place of keeping them: about a third more
+                time, and a fraction of the memory.
+
+        Returns:
+            float32 [B] (float64 for a model in float64), on the model's device.
+
+        Raises:
+            ImageError: tensors of the wrong shape, type or range, or not as many references as candidates.
+            PromptTextError: an empty prompt, or not as many prompts as pictures.
+        """
+        by, candidates = get_instruction(instruction), check_batch(images)
+        asked = _prompts(prompt, len(candidates))
+        against: Tensor | list[Image.Image] | None = None
+        if isinstance(reference, Tensor):
+            against = check_batch(reference)
+        elif reference is not None:
+            against = as_images(reference)
+        if against is not None:
+            _check_references(len(against), len(candidates))
+        texts = [self._text(by, text, against is not None, explain=False) for text in asked]
+        with self._combiner.alone():
+            value = candidate_log_odds(
+                self.backbone,
+                [self.backbone.pieces(text) for text in texts],
+                candidates,
+                against,
+                _examples(by),
+                debias,
+                checkpointing,
+            )
+        return value / (self.config.pointwise_temperature if against is None else self.config.temperature)
+
+    @contextmanager
+    def remembering(self) -> Iterator[None]:
+        """Look at every picture once only, however many calls within the `with` block show it."""
+        with self._engine.remembering():
+            yield
+
+    def _text(self, by: Instruction, prompt: str, pairwise: bool, explain: bool) -> str:
         for token in self.tokenizer.all_special_tokens:
             if token in prompt:
                 raise PromptTextError(f"the prompt holds {token!r}, which this model keeps for itself; leave it out")
-        messages = prompts.question(by, prompt, pairwise=reference is not None, explain=explain)
-        text = self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        examples = [path for item in by.examples for path in (item.reference, item.candidate) if path is not None]
-        shown = as_images(examples) if examples else []
-        return _Question(text, (*shown, *([reference] if reference is not None else []), candidate))
+        return self.backbone.question(by, prompt, pairwise=pairwise, explain=explain)
+
+    def _question(
+        self, by: Instruction, prompt: str, reference: Picture | None, candidate: Picture, explain: bool
+    ) -> _Asked:
+        text = self._text(by, prompt, reference is not None, explain)
+        examples = [Picture.of(image) for image in _examples(by)]
+        pictures = (*examples, *([reference] if reference is not None else []), candidate)
+        return _Asked(text, Question(tuple(self.backbone.pieces(text)), pictures))
 
     def _answer(
         self,
-        questions: Sequence[_Question],
+        questions: Sequence[_Asked],
         explain: bool,
         batch_size: int | None,
         progress: bool,
@@ -258,77 +341,24 @@ class RewardModel:
     ) -> list[_Answer]:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        answers: list[_Answer] = []
-        for batch in _batches(questions, batch_size or BATCH_SIZE, progress):
-            if cancel is not None and cancel():
-                raise Cancelled(f"stopped as asked, after {len(answers)} of {len(questions)} judgements")
-            with self._lock, torch.inference_mode():
-                answers += self._explained(batch) if explain else self._direct(batch)
-        return answers
+        with _progress(len(questions), progress) as advance:
+            return self._combiner.ask(questions, _Way(explain, batch_size), advance, cancel)
 
-    def _direct(self, questions: Sequence[_Question]) -> list[_Answer]:
-        return [_Answer(value) for value in self._log_odds(self._inputs(questions)).tolist()]
+    def _answers(self, asked: Sequence[_Asked], way: _Way) -> Iterator[list[tuple[int, _Answer]]]:
+        questions = [item.question for item in asked]
+        if not way.explain:
+            for found in self._engine.log_odds(questions, way.batch_size):
+                yield [(index, _Answer(value)) for index, value in found]
+            return
+        for thoughts in self._engine.thoughts(questions, self.config.max_new_tokens, way.batch_size):
+            due = [self._continued(asked[index], thought) for index, thought in thoughts]
+            values = dict(pair for found in self._engine.log_odds(due, way.batch_size) for pair in found)
+            yield [(index, _Answer(values[number], thought)) for number, (index, thought) in enumerate(thoughts)]
 
-    def _explained(self, questions: Sequence[_Question]) -> list[_Answer]:
-        """Let the model think until it writes the word that comes before a verdict, then read the verdict there."""
-        inputs = self._inputs(questions)
-        generated = self.model.generate(
-            **inputs,
-            do_sample=False,
-            max_new_tokens=self.config.max_new_tokens,
-            stopping_criteria=StoppingCriteriaList([_VerdictDue(self.tokenizer, inputs["input_ids"].shape[1])]),
-            pad_token_id=self.tokenizer.pad_token_id,
-        )
-        texts = self.tokenizer.batch_decode(generated[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-        thoughts = [text.split(prompts.VERDICT)[0].strip() for text in texts]
-        due = [
-            _Question(f"{question.text}{thought} {prompts.VERDICT}", question.images)
-            for question, thought in zip(questions, thoughts, strict=True)
-        ]
-        values = self._log_odds(self._inputs(due)).tolist()
-        return [_Answer(value, thought) for value, thought in zip(values, thoughts, strict=True)]
-
-    def _inputs(self, questions: Sequence[_Question]) -> dict[str, Tensor]:
-        inputs = self.processor(
-            images=[image for question in questions for image in question.images],
-            text=[question.text for question in questions],
-            padding=True,
-            return_tensors="pt",
-        )
-        return {
-            name: value.to(self.device, self.model.dtype) if value.is_floating_point() else value.to(self.device)
-            for name, value in inputs.items()
-            if isinstance(value, Tensor)
-        }
-
-    def _log_odds(self, inputs: dict[str, Tensor]) -> Tensor:
-        """Log P(yes) - log P(no) after the last token of each row, float32 [batch].
-
-        Only the rows of the output head that belong to yes and no are computed, and at one position only. Padding is on
-        the left, so the last position is the last token of every row.
-        """
-        last = self.model.base_model(**inputs, use_cache=False).last_hidden_state[:, -1]
-        ids = [*self.tokens.yes, *self.tokens.no]
-        head: Any = self.model.get_output_embeddings()
-        if head.weight.is_floating_point():
-            bias = head.bias[ids].float() if getattr(head, "bias", None) is not None else None
-            logits = torch.nn.functional.linear(last.float(), head.weight[ids].float(), bias)
-        else:
-            logits = head(last)[:, ids].float()  # a quantized head cannot be sliced
-        yes, no = logits.split([len(self.tokens.yes), len(self.tokens.no)], dim=1)
-        return yes.logsumexp(1) - no.logsumexp(1)
-
-
-class _VerdictDue(StoppingCriteria):
-    """Stops a row once it has written the word that comes before the verdict."""
-
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, start: int) -> None:
-        self._tokenizer = tokenizer
-        self._start = start
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **_: Any) -> Tensor:  # type: ignore[override]
-        tails = self._tokenizer.batch_decode(input_ids[:, max(self._start, input_ids.shape[1] - 8) :])
-        return torch.tensor([prompts.VERDICT in tail for tail in tails], device=input_ids.device)
+    def _continued(self, asked: _Asked, thought: str) -> Question:
+        """The question, and the thought after it as far as the verdict."""
+        text = f"{asked.text}{thought} {prompts.VERDICT}"
+        return Question(tuple(self.backbone.pieces(text)), asked.question.pictures)
 
 
 def _prompts(prompt: str | Sequence[str], count: int) -> list[str]:
@@ -340,13 +370,28 @@ def _prompts(prompt: str | Sequence[str], count: int) -> list[str]:
     return found
 
 
-def _batches(questions: Sequence[_Question], size: int, progress: bool) -> Iterator[Sequence[_Question]]:
-    from rich.console import Console
-    from rich.progress import track
+def _pictures(images: ImageInput | Sequence[ImageInput]) -> list[Picture]:
+    return [Picture.of(image) for image in as_images(images)]
 
-    starts = range(0, len(questions), size)
-    for start in track(starts, "judging", disable=not progress, console=Console(stderr=True), transient=True):
-        yield questions[start : start + size]
+
+def _examples(by: Instruction) -> list[Image.Image]:
+    paths = [path for item in by.examples for path in (item.reference, item.candidate) if path is not None]
+    return as_images(paths) if paths else []
+
+
+def _check_references(count: int, candidates: int) -> None:
+    if count not in (1, candidates):
+        raise ImageError(f"got {count} references for {candidates} candidates; give one for all, or one each")
+
+
+@contextmanager
+def _progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
+        task = bar.add_task("judging", total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 def _check_source(source: str, folder: Path) -> None:
@@ -376,19 +421,18 @@ def _default_device() -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-def _quantization(name: Quantization, dtype: torch.dtype) -> Any:
-    from transformers import BitsAndBytesConfig
-    from transformers.utils import is_bitsandbytes_available
-
-    if name not in ("nf4", "int8"):
-        raise ModelError(f"quantization {name!r} is not known; it can be 'nf4', 'int8' or None")
-    if not is_bitsandbytes_available():
-        raise ModelError(f"quantization {name!r} needs bitsandbytes: pip install 'rewarddance[quantization]'")
-    if name == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
+def _attention(name: str, device: torch.device, dtype: torch.dtype) -> str:
+    if name not in _ATTENTIONS:
+        raise ModelError(
+            f"attention {name!r} is not known; it can be {', '.join(map(repr, _ATTENTIONS))} or None. The "
+            "memory-efficient kernel of xformers is among those that 'sdpa' chooses from"
+        )
+    if name == "flash_attention_2":
+        if find_spec("flash_attn") is None:
+            raise ModelError(f"attention {name!r} needs flash-attn: pip install flash-attn; 'sdpa' needs nothing")
+        if device.type != "cuda" or dtype not in (torch.float16, torch.bfloat16):
+            raise ModelError(f"attention {name!r} runs on a GPU in float16 or bfloat16 only; choose 'sdpa'")
+    return name
 
 
 def _first_line(error: BaseException) -> str:

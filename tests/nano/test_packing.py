@@ -125,7 +125,7 @@ def test_packed_questions_are_answered_as_alone(nano_judge, writer, group, image
             alone = nano_judge.model(**encoded(nano_judge, messages, shown), output_hidden_states=True)
         torch.testing.assert_close(found, alone.logits[0, -1], atol=1e-4, rtol=1e-4)
         torch.testing.assert_close(state, alone.hidden_states[-1][0, -1], atol=1e-4, rtol=1e-4)
-    tokens = nano_judge.tokens
+    tokens = nano_judge.backbone.answers
     odds = logits[:, list(tokens.yes)].logsumexp(1) - logits[:, list(tokens.no)].logsumexp(1)
     if reference is None:
         judged = nano_judge.score([images[index] for index in others], group.spec.text, "alignment")

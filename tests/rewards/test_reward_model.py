@@ -106,7 +106,10 @@ def test_the_judge_agrees_with_transformers_own_logits(untrained_judge, pictures
     inputs = untrained_judge.processor(images=[pictures[0]], text=[text], return_tensors="pt")
     with torch.inference_mode():
         found = untrained_judge.model(**inputs).logits[:, -1].double().log_softmax(-1)[0]
-    yes, no = (found[list(group)].exp().sum() for group in (untrained_judge.tokens.yes, untrained_judge.tokens.no))
+    yes, no = (
+        found[list(group)].exp().sum()
+        for group in (untrained_judge.backbone.answers.yes, untrained_judge.backbone.answers.no)
+    )
     assert untrained_judge.score(pictures[0], PROMPT)[0].log_odds == pytest.approx(math.log(yes / no), abs=1e-4)
 
 

@@ -1,0 +1,204 @@
+"""What differs from one vision-language model to the next, behind one small face.
+
+A question reaches the language model as *pieces*: the text before the first picture, then every picture with the text
+after it. A backbone says how a question is laid out, how pictures become embeddings, and where in the model's
+positions they stand; all the rest (batches, padding, sharing, gradients) is the same for every model.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin
+
+from .. import prompts
+from ..errors import ModelError
+from ..instructions import Instruction
+from ..tokens import TokenGroups
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Pictures as a vision tower takes them.
+
+    Attributes:
+        values: float, what the model calls `pixel_values`; its rows belong to the pictures one after the other.
+        rows: how many rows each picture has.
+        grid: int64 [pictures, 3], frames, rows and columns of patches, for models that want it.
+    """
+
+    values: Tensor
+    rows: tuple[int, ...]
+    grid: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What the vision tower made of one picture.
+
+    Attributes:
+        embeddings: float [tokens, width], what stands in the place of the picture's tokens.
+        shape: rows and columns of those tokens, for models whose positions lie in the plane.
+        deep: float [tokens, width] each, what the first layers of the language model add there (DeepStack).
+    """
+
+    embeddings: Tensor
+    shape: tuple[int, int] | None = None
+    deep: tuple[Tensor, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.embeddings)
+
+
+class Backbone(ABC):
+    """One family of vision-language models; see `docs/backbones.md` for how to add another."""
+
+    compares = True
+    """Whether it can be asked about two pictures."""
+    explains = True
+    """Whether it can be asked for a chain of thought."""
+
+    def __init__(self, model: PreTrainedModel, processor: ProcessorMixin) -> None:
+        self.model: Any = model
+        self.processor: Any = processor
+        self.language: Any = model.base_model.language_model
+        self.answers = self.answer_tokens()
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.processor.tokenizer
+
+    def answer_tokens(self) -> TokenGroups:
+        """Which tokens are read as yes and as no."""
+        return TokenGroups.of(self.tokenizer)
+
+    # The question
+
+    def messages(self, by: Instruction, prompt: str, *, pairwise: bool, explain: bool) -> list[prompts.Message]:
+        """The chat that asks for one judgement, with a place for each picture."""
+        return prompts.question(by, prompt, pairwise=pairwise, explain=explain)
+
+    def question(self, by: Instruction, prompt: str, *, pairwise: bool, explain: bool) -> str:
+        """The text of one judgement up to the model's answer, by its own chat template."""
+        messages = self.messages(by, prompt, pairwise=pairwise, explain=explain)
+        return self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+
+    def frame(self, text: str) -> str:
+        """Put around each picture's place what the processor would put there."""
+        return text
+
+    def pieces(self, text: str) -> list[tuple[int, ...]]:
+        """The tokens before the first picture, and those after each picture."""
+        tokens: list[int] = self.tokenizer(self.frame(text)).input_ids
+        found: list[list[int]] = [[]]
+        for token in tokens:
+            if token == self.model.config.image_token_id:
+                found.append([])
+            else:
+                found[-1].append(token)
+        return [tuple(piece) for piece in found]
+
+    # The pictures
+
+    def pixels(self, images: Sequence[Image.Image]) -> Pixels:
+        """What the model's own processor makes of pictures."""
+        text = [self.processor.image_token] * len(images)
+        inputs = self.processor(images=list(images), text=text, padding=True, return_tensors="pt")
+        counts = (inputs["input_ids"] == self.model.config.image_token_id).sum(1)
+        return self.described(inputs, [int(count) for count in counts])
+
+    @abstractmethod
+    def described(self, inputs: Any, counts: list[int]) -> Pixels:
+        """Split the processor's output, given how many tokens each picture takes."""
+
+    @abstractmethod
+    def pixels_of(self, images: Tensor) -> Pixels:
+        """The same for pictures as a float tensor [B, 3, H, W] in [0, 1], differentiable."""
+
+    def look(self, pixels: Pixels) -> list[Sight]:
+        """Send pictures through the vision tower."""
+        values = pixels.values.to(self.model.device, self.model.dtype)
+        options = {} if pixels.grid is None else {"image_grid_thw": pixels.grid.to(values.device)}
+        return self.sights(self.model.base_model.get_image_features(values, return_dict=True, **options), pixels)
+
+    @abstractmethod
+    def sights(self, features: Any, pixels: Pixels) -> list[Sight]:
+        """Split the vision tower's output by picture."""
+
+    # The language model
+
+    def positions(self, sight: Sight | None, text: int, start: int) -> tuple[Tensor, int]:
+        """Positions of a picture (if there is one) and `text` tokens after it.
+
+        Returns:
+            int64 [axes, tokens], and the position that comes next.
+        """
+        end = start + (len(sight) if sight is not None else 0) + text
+        return torch.arange(start, end)[None], end
+
+    def read(
+        self,
+        embeddings: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        cache: Cache | None,
+        shown: Sequence[Sequence[tuple[int, Sight]]],
+    ) -> Tensor:
+        """Run the language model.
+
+        Args:
+            embeddings: float [batch, length, width].
+            positions: int64 [axes, batch, length].
+            mask: int64 [batch, cached + length], 0 for padding.
+            cache: keys and values of what comes before, which the run adds to; None to keep none.
+            shown: for every row its pictures, each with its first place in the row.
+
+        Returns:
+            [batch, length, width], the last hidden states.
+        """
+        return self.language(
+            inputs_embeds=embeddings,
+            attention_mask=mask,
+            position_ids=positions[0] if len(positions) == 1 else positions,
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **self.beside(embeddings, shown),
+        ).last_hidden_state
+
+    def beside(self, embeddings: Tensor, shown: Sequence[Sequence[tuple[int, Sight]]]) -> dict[str, Any]:
+        """What else the language model is to be given."""
+        return {}
+
+
+def resized(images: Tensor, height: int, width: int, resample: int) -> Tensor:
+    """Resize a batch [B, 3, H, W] as Pillow would, but differentiably.
+
+    Raises:
+        ModelError: the processor resamples in a way that torch has no differentiable match for.
+    """
+    if images.shape[-2:] == (height, width):
+        return images
+    mode = {2: "bilinear", 3: "bicubic"}.get(int(resample))
+    if mode is None:
+        name = Image.Resampling(int(resample)).name.lower()
+        raise ModelError(
+            f"this model's processor resamples by {name}, which cannot be differentiated here; "
+            "set `resample` to 3 (bicubic) in its preprocessor_config.json"
+        )
+    return F.interpolate(images, (height, width), mode=mode, antialias=True).clamp(0.0, 1.0)
+
+
+def normalized(images: Tensor, processor: Any) -> Tensor:
+    """Scale and shift a batch [B, 3, H, W] in [0, 1] by an image processor's settings."""
+    images = images * (255 * processor.rescale_factor if processor.do_rescale else 255)
+    if not processor.do_normalize:
+        return images
+    mean, std = (images.new_tensor(list(value))[:, None, None] for value in (processor.image_mean, processor.image_std))
+    return (images - mean) / std
