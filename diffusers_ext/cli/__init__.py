@@ -9,7 +9,7 @@ import typer
 
 from .. import __version__
 from ..nano.commands import app as nano
-from . import generating, judging, measuring
+from . import generating, judging, measuring, quantizing
 
 app = typer.Typer(
     name="rewarddance",
@@ -19,7 +19,15 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(nano, name="nano")
-for command in (judging.score, judging.compare, judging.rank, generating.generate, measuring.evaluate, measuring.demo):
+for command in (
+    judging.score,
+    judging.compare,
+    judging.rank,
+    generating.generate,
+    measuring.evaluate,
+    measuring.demo,
+    quantizing.quantize,
+):
     app.command()(command)
 
 

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 
 def quiet() -> None:
-    """Keep the libraries' loading bars and notices off the terminal."""
+    """Keep the libraries' loading bars and notices off the terminal; call it before they are imported."""
+    from ..rewards.quantization import import_quietly
+
+    import_quietly("transformers.modeling_utils")  # torchao, where it is installed, has notices
     import diffusers
     import transformers
 
@@ -29,9 +32,9 @@ def quiet() -> None:
 
 
 def load_reward_model(model: str | None, quantization: str | None, device: str | None) -> RewardModel:
+    quiet()
     from ..rewards.model import RewardModel
 
-    quiet()
     if model is None:
         return RewardModel.default(device)
     return RewardModel.from_pretrained(model, quantization, device)  # type: ignore[arg-type]

@@ -7,6 +7,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
+from ..rewards.quantization import SCHEMES
+
 Prompt: TypeAlias = Annotated[str, typer.Option("--prompt", "-p", help="What the picture was to show.")]
 Images: TypeAlias = Annotated[list[Path], typer.Argument(help="Pictures to judge.", show_default=False)]
 Model: TypeAlias = Annotated[
@@ -15,9 +17,9 @@ Model: TypeAlias = Annotated[
 Pipeline: TypeAlias = Annotated[
     str | None, typer.Option(help="Diffusers pipeline: a folder or a hub id. Default: the nano generator.")
 ]
-Quantization: TypeAlias = Annotated[str | None, typer.Option(help="nf4 or int8 (needs bitsandbytes).")]
+Quantization: TypeAlias = Annotated[str | None, typer.Option(help=f"{', '.join(SCHEMES)} (see docs/quantization.md).")]
 Device: TypeAlias = Annotated[
-    str | None, typer.Option(help="cpu, cuda, cuda:1, mps ... Default: a GPU if there is one.")
+    str | None, typer.Option(help="cpu, cuda, cuda:1, mps, or auto (spread over all). Default: a GPU if there is one.")
 ]
 InstructionName: TypeAlias = Annotated[
     str,

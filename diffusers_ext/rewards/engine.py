@@ -20,6 +20,7 @@ from transformers import DynamicCache
 
 from .backbones.base import Backbone, Sight
 from .errors import ModelError
+from .images import as_tensor
 from .prompts import VERDICT
 from .questions import Node, Picture, Question, tree
 
@@ -179,9 +180,17 @@ class _Run:
     def _look(self, pictures: Sequence[Picture]) -> dict[Picture, Sight]:
         known = self._sights if self._known is None else self._known
         new = [picture for picture in dict.fromkeys(pictures) if picture not in known]
-        if new:
-            pixels = self._backbone.pixels([picture.image for picture in new])
-            known |= zip(new, self._backbone.look(pixels), strict=True)
+        if still := [picture for picture in new if picture.interval is None]:
+            pixels = self._backbone.pixels([picture.frames[0] for picture in still])
+            known |= zip(still, self._backbone.look(pixels), strict=True)
+        # What the vision tower takes in one go is frames of one size and number.
+        alike: dict[Any, list[Picture]] = {}
+        for picture in new:
+            if picture.interval is not None:
+                alike.setdefault((picture.interval, len(picture.frames), picture.frames[0].size), []).append(picture)
+        for (interval, *_), moving in alike.items():
+            frames = torch.stack([torch.stack([as_tensor(frame) for frame in picture.frames]) for picture in moving])
+            known |= zip(moving, self._backbone.look(self._backbone.moving(frames, interval)), strict=True)
         return known
 
     def forget(self, nodes: Sequence[Node]) -> None:

@@ -105,6 +105,13 @@ def as_images(images: ImageInput | Sequence[ImageInput]) -> list[Image.Image]:
     return found
 
 
+def as_tensor(image: Image.Image) -> torch.Tensor:
+    """An 8-bit RGB picture as a float tensor [3, H, W] in [0, 1]."""
+    import torch
+
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
 def check_batch(images: torch.Tensor) -> torch.Tensor:
     """Pictures as a float tensor [B, 3, H, W], of one [3, H, W] or several; gradients pass.
 

@@ -23,6 +23,7 @@ else:
 Task = Literal["t2i", "t2v", "i2v"]
 TASKS: Final[tuple[Task, ...]] = get_args(Task)
 DEFAULT_INSTRUCTION: Final = "overall"
+DEFAULT_VIDEO_INSTRUCTION: Final = "video-overall"
 
 
 @dataclass(frozen=True)

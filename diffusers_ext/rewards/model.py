@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -22,25 +22,28 @@ from transformers import (
 )
 
 from . import prompts
-from .backbones import backbone_of
+from .backbones import backbone_of, backbone_type
 from .combining import Combiner
 from .config import RewardConfig
 from .differentiable import candidate_log_odds
 from .engine import Engine
 from .errors import ImageError, ModelError, PromptTextError
 from .images import as_images, check_batch
-from .instructions import DEFAULT_INSTRUCTION, Instruction, get_instruction
+from .instructions import DEFAULT_INSTRUCTION, DEFAULT_VIDEO_INSTRUCTION, Instruction, get_instruction
 from .judgement import Judgement
 from .processors import load_processor
 from .quantization import Quantization, loading_options, settle
 from .questions import Picture, Question
+from .videos import FRAMES, as_clips
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from .images import ImageInput
+    from .videos import VideoInput
 
 _ATTENTIONS: Final = ("sdpa", "eager", "flash_attention_2")
+T = TypeVar("T")
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -53,11 +56,29 @@ class _Asked:
 
 
 @dataclass(frozen=True)
+class _Shown:
+    """A picture or a video as it stands in a question: its places and the words between them, and what they show."""
+
+    parts: tuple[prompts.Part, ...]
+    pictures: tuple[Picture, ...]
+
+
+@dataclass(frozen=True)
 class _Way:
     """What must be equal for the questions of two callers to share batches."""
 
     explain: bool
     batch_size: int | None
+
+
+@dataclass(frozen=True)
+class _Options:
+    """How questions are to be answered; see :meth:`RewardModel.score`."""
+
+    explain: bool
+    batch_size: int | None
+    progress: bool
+    cancel: Callable[[], bool] | None
 
 
 @dataclass(frozen=True)
@@ -114,26 +135,29 @@ class RewardModel:
                 is fetched. Only safetensors weights are read.
             quantization: the name of a scheme in :data:`~diffusers_ext.rewards.quantization.SCHEMES`, or None to take
                 the weights as they are; if they are stored quantized, they stay so.
-            device: where to run; by default the GPU if there is one.
-            dtype: by default float32 on a CPU, bfloat16 elsewhere.
+            device: where to run; by default the GPU if there is one. ``"auto"`` spreads the layers over all GPUs (and
+                the CPU, if they do not suffice).
+            dtype: by default float32 on a CPU, bfloat16 elsewhere; a checkpoint that torchao quantized keeps its own.
             quantize_vision: quantize the vision tower and the projector too, not the language model alone.
             attention: ``"sdpa"``, ``"eager"`` or ``"flash_attention_2"``; by default the first that the model supports.
 
         Raises:
-            ModelError: there is no such model, it is not a vision-language model, its weights are not safetensors,
-                or the quantization or the attention asked for is not known or cannot run here.
+            ModelError: there is no such model, no backbone serves its kind, its weights are not safetensors, or the quantization or the attention asked for is not known or cannot run here.
         """
         source = str(path_or_id)
         folder = Path(source)
         _check_source(source, folder)
-        place = _device(device) if device is not None else _default_device()
+        place = _default_device() if device in (None, "auto") else _device(device)
         precision = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
         options: dict[str, Any] = {"use_safetensors": True}
         if attention is not None:
             options["attn_implementation"] = _attention(attention, place, precision)
         try:
             architecture = AutoConfig.from_pretrained(source)
+            backbone_type(architecture.model_type, source)
             options |= loading_options(source, architecture, quantization, quantize_vision, place, precision)
+            if device == "auto":
+                options["device_map"] = "auto"
             model, loaded = AutoModelForImageTextToText.from_pretrained(source, output_loading_info=True, **options)
         except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
             raise ModelError(
@@ -144,6 +168,7 @@ class RewardModel:
         if "device_map" not in options:
             model = model.to(place)
         settle(model, precision)
+        model.requires_grad_(False)  # a judge is not trained; gradients are for the pixels
         config = RewardConfig.load(folder) if folder.is_dir() else None
         return cls(model, load_processor(source), folder.name or source, config)
 
@@ -191,17 +216,8 @@ class RewardModel:
             PromptTextError: an empty prompt, or not as many prompts as pictures.
             InstructionError: no such instruction.
         """
-        candidates, by = _pictures(images), get_instruction(instruction)
-        asked = _prompts(prompt, len(candidates))
-        questions = [
-            self._question(by, text, None, image, explain) for image, text in zip(candidates, asked, strict=True)
-        ]
-        answers = self._answer(questions, explain, batch_size, progress, cancel)
-        temperature = self.config.cot_temperature if explain else self.config.pointwise_temperature
-        return [
-            Judgement(answer.log_odds / temperature, by.name, by.criteria, index, None, answer.explanation)
-            for index, answer in enumerate(answers)
-        ]
+        options = _Options(explain, batch_size, progress, cancel)
+        return self._alone(_still(images), [None], prompt, get_instruction(instruction), options)
 
     def compare(
         self,
@@ -236,27 +252,68 @@ class RewardModel:
             PromptTextError: an empty prompt, or not as many prompts as candidates.
             InstructionError: no such instruction.
         """
-        judged, against, by = _pictures(candidates), _pictures(reference), get_instruction(instruction)
-        _check_references(len(against), len(judged))
-        asked = _prompts(prompt, len(judged))
-        numbers = list(range(len(judged))) if len(against) > 1 else [0] * len(judged)
-        pairs = [(image, against[number]) for image, number in zip(judged, numbers, strict=True)]
-        orders = [pairs, [(second, first) for first, second in pairs]] if debias else [pairs]
-        questions = [
-            self._question(by, text, second, first, explain)
-            for order in orders
-            for (first, second), text in zip(order, asked, strict=True)
-        ]
-        answers = self._answer(questions, explain, batch_size, progress, cancel)
-        temperature = self.config.cot_temperature if explain else self.config.temperature
-        found = [
-            Judgement(answer.log_odds / temperature, by.name, by.criteria, index, number, answer.explanation)
-            for answer, (index, number) in zip(answers, list(enumerate(numbers)) * len(orders), strict=True)
-        ]
-        if not debias:
-            return found
-        half = len(judged)
-        return [first.swapped(second) for first, second in zip(found[:half], found[half:], strict=True)]
+        options = _Options(explain, batch_size, progress, cancel)
+        by = get_instruction(instruction)
+        return self._pairs(_still(candidates), _still(reference), [None], prompt, by, debias, options)
+
+    def score_video(
+        self,
+        videos: VideoInput | Sequence[VideoInput],
+        prompt: str | Sequence[str],
+        instruction: str | Instruction = DEFAULT_VIDEO_INSTRUCTION,
+        first_frame: ImageInput | Sequence[ImageInput] | None = None,
+        frames: int | None = FRAMES,
+        rate: float | None = None,
+        explain: bool = False,
+        batch_size: int | None = None,
+        progress: bool = False,
+        cancel: Callable[[], bool] | None = None,
+    ) -> list[Judgement]:
+        """Judge each video on its own.
+
+        Every model is shown videos in the way it was trained on: InternVL as numbered pictures, Qwen2.5-VL and
+        Qwen3-VL as pairs of frames in time.
+
+        Args:
+            videos: one or several: paths, :class:`~diffusers_ext.rewards.videos.Clip`, lists of frames, or float
+                tensors [F, 3, H, W] / [B, F, 3, H, W] in [0, 1].
+            prompt: what they were to show; one for all, or one each.
+            instruction: what to judge by; the presets for videos begin with ``video-``, those for image-to-video are
+                ``first-frame`` and ``i2v-overall``.
+            first_frame: the picture they were to begin with (image-to-video); one for all, or one each.
+            frames: how many frames are shown, evenly spread; None for all.
+            rate: or how many per second of the video, at most `frames`.
+            explain, batch_size, progress, cancel: as in :meth:`score`.
+
+        Raises:
+            VideoError: a video that cannot be judged.
+            ImageError: a first frame that cannot be used, or not as many as videos.
+            ModelError: the model takes no videos.
+        """
+        options = _Options(explain, batch_size, progress, cancel)
+        shown = self._moving(videos, frames, rate)
+        return self._alone(shown, _firsts(first_frame), prompt, get_instruction(instruction), options)
+
+    def compare_videos(
+        self,
+        candidates: VideoInput | Sequence[VideoInput],
+        reference: VideoInput | Sequence[VideoInput],
+        prompt: str | Sequence[str],
+        instruction: str | Instruction = DEFAULT_VIDEO_INSTRUCTION,
+        first_frame: ImageInput | Sequence[ImageInput] | None = None,
+        frames: int | None = FRAMES,
+        rate: float | None = None,
+        debias: bool = True,
+        explain: bool = False,
+        batch_size: int | None = None,
+        progress: bool = False,
+        cancel: Callable[[], bool] | None = None,
+    ) -> list[Judgement]:
+        """Judge each video against a reference; arguments as in :meth:`score_video` and :meth:`compare`."""
+        options = _Options(explain, batch_size, progress, cancel)
+        judged, against = (self._moving(videos, frames, rate) for videos in (candidates, reference))
+        by = get_instruction(instruction)
+        return self._pairs(judged, against, _firsts(first_frame), prompt, by, debias, options)
 
     def log_odds(
         self,
@@ -296,8 +353,10 @@ class RewardModel:
             against = check_batch(reference)
         elif reference is not None:
             against = as_images(reference)
-        if against is not None:
-            _check_references(len(against), len(candidates))
+        if against is not None and len(against) not in (1, len(candidates)):
+            raise ImageError(
+                f"got {len(against)} references for {len(candidates)} candidates; give one for all, or one each"
+            )
         texts = [self._text(by, text, against is not None, explain=False) for text in asked]
         with self._combiner.alone():
             value = candidate_log_odds(
@@ -317,32 +376,99 @@ class RewardModel:
         with self._engine.remembering():
             yield
 
-    def _text(self, by: Instruction, prompt: str, pairwise: bool, explain: bool) -> str:
+    def _alone(
+        self,
+        shown: Sequence[_Shown],
+        firsts: Sequence[Picture | None],
+        prompt: str | Sequence[str],
+        by: Instruction,
+        options: _Options,
+    ) -> list[Judgement]:
+        asked, firsts = _prompts(prompt, len(shown)), _one_each(firsts, len(shown), "first frames")
+        answers = self._answer(
+            [
+                self._question(by, text, first, None, candidate, options.explain)
+                for candidate, first, text in zip(shown, firsts, asked, strict=True)
+            ],
+            options,
+        )
+        temperature = self.config.cot_temperature if options.explain else self.config.pointwise_temperature
+        return [
+            Judgement(answer.log_odds / temperature, by.name, by.criteria, index, None, answer.explanation)
+            for index, answer in enumerate(answers)
+        ]
+
+    def _pairs(
+        self,
+        judged: Sequence[_Shown],
+        against: Sequence[_Shown],
+        firsts: Sequence[Picture | None],
+        prompt: str | Sequence[str],
+        by: Instruction,
+        debias: bool,
+        options: _Options,
+    ) -> list[Judgement]:
+        count = len(judged)
+        asked, firsts = _prompts(prompt, count), _one_each(firsts, count, "first frames")
+        numbers = list(range(count)) if len(against) > 1 else [0] * count
+        pairs = list(zip(judged, _one_each(against, count, "references"), strict=True))
+        orders = [pairs, [(second, first) for first, second in pairs]] if debias else [pairs]
+        questions = [
+            self._question(by, text, first, reference, candidate, options.explain)
+            for order in orders
+            for (candidate, reference), first, text in zip(order, firsts, asked, strict=True)
+        ]
+        answers = self._answer(questions, options)
+        temperature = self.config.cot_temperature if options.explain else self.config.temperature
+        found = [
+            Judgement(answer.log_odds / temperature, by.name, by.criteria, index, number, answer.explanation)
+            for answer, (index, number) in zip(answers, list(enumerate(numbers)) * len(orders), strict=True)
+        ]
+        if not debias:
+            return found
+        return [one.swapped(other) for one, other in zip(found[:count], found[count:], strict=True)]
+
+    def _moving(
+        self, videos: VideoInput | Sequence[VideoInput], frames: int | None, rate: float | None
+    ) -> list[_Shown]:
+        shown: list[_Shown] = []
+        for clip in (item.sampled(frames, rate) for item in as_clips(videos)):
+            parts, places = self.backbone.clip(len(clip.frames), clip.rate)
+            pictures = (Picture.of(*clip.frames[place], interval=1 / clip.rate) for place in places)
+            shown.append(_Shown(tuple(parts), tuple(pictures)))
+        return shown
+
+    def _text(self, by: Instruction, prompt: str, pairwise: bool, explain: bool, **shown: Any) -> str:
         for token in self.tokenizer.all_special_tokens:
             if token in prompt:
                 raise PromptTextError(f"the prompt holds {token!r}, which this model keeps for itself; leave it out")
-        return self.backbone.question(by, prompt, pairwise=pairwise, explain=explain)
+        return self.backbone.question(by, prompt, pairwise=pairwise, explain=explain, **shown)
 
     def _question(
-        self, by: Instruction, prompt: str, reference: Picture | None, candidate: Picture, explain: bool
-    ) -> _Asked:
-        text = self._text(by, prompt, reference is not None, explain)
-        examples = [Picture.of(image) for image in _examples(by)]
-        pictures = (*examples, *([reference] if reference is not None else []), candidate)
-        return _Asked(text, Question(tuple(self.backbone.pieces(text)), pictures))
-
-    def _answer(
         self,
-        questions: Sequence[_Asked],
+        by: Instruction,
+        prompt: str,
+        first: Picture | None,
+        reference: _Shown | None,
+        candidate: _Shown,
         explain: bool,
-        batch_size: int | None,
-        progress: bool,
-        cancel: Callable[[], bool] | None,
-    ) -> list[_Answer]:
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        with _progress(len(questions), progress) as advance:
-            return self._combiner.ask(questions, _Way(explain, batch_size), advance, cancel)
+    ) -> _Asked:
+        shown: dict[str, Any] = {"candidate": candidate.parts, "first_frame": first is not None}
+        pictures = [Picture.of(image) for image in _examples(by)]
+        if first is not None:
+            pictures.append(first)
+        if reference is not None:
+            shown["reference"] = reference.parts
+            pictures += reference.pictures
+        text = self._text(by, prompt, reference is not None, explain, **shown)
+        return _Asked(text, Question(tuple(self.backbone.pieces(text)), (*pictures, *candidate.pictures)))
+
+    def _answer(self, questions: Sequence[_Asked], options: _Options) -> list[_Answer]:
+        if options.batch_size is not None and options.batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {options.batch_size}")
+        way = _Way(options.explain, options.batch_size)
+        with _progress(len(questions), options.progress) as advance:
+            return self._combiner.ask(questions, way, advance, options.cancel)
 
     def _answers(self, asked: Sequence[_Asked], way: _Way) -> Iterator[list[tuple[int, _Answer]]]:
         questions = [item.question for item in asked]
@@ -370,8 +496,12 @@ def _prompts(prompt: str | Sequence[str], count: int) -> list[str]:
     return found
 
 
-def _pictures(images: ImageInput | Sequence[ImageInput]) -> list[Picture]:
-    return [Picture.of(image) for image in as_images(images)]
+def _still(images: ImageInput | Sequence[ImageInput]) -> list[_Shown]:
+    return [_Shown((prompts.IMAGE,), (Picture.of(image),)) for image in as_images(images)]
+
+
+def _firsts(images: ImageInput | Sequence[ImageInput] | None) -> list[Picture | None]:
+    return [None] if images is None else [Picture.of(image) for image in as_images(images)]
 
 
 def _examples(by: Instruction) -> list[Image.Image]:
@@ -379,9 +509,10 @@ def _examples(by: Instruction) -> list[Image.Image]:
     return as_images(paths) if paths else []
 
 
-def _check_references(count: int, candidates: int) -> None:
-    if count not in (1, candidates):
-        raise ImageError(f"got {count} references for {candidates} candidates; give one for all, or one each")
+def _one_each(items: Sequence[T], count: int, name: str) -> list[T]:
+    if len(items) not in (1, count):
+        raise ImageError(f"got {len(items)} {name} for {count} candidates; give one for all, or one each")
+    return list(items) * (count if len(items) == 1 else 1)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ more easily where the words come later.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from .instructions import Instruction
@@ -19,14 +20,25 @@ VERDICT: Final = "Verdict:"
 """What a chain of thought writes just before its yes or no."""
 
 Message = dict[str, Any]
-IMAGE: Final[dict[str, str]] = {"type": "image"}
+Part = dict[str, str]
+"""A stretch of text, or a picture's place."""
+IMAGE: Final[Part] = {"type": "image"}
 
 
-def _text(text: str) -> dict[str, str]:
+def _text(text: str) -> Part:
     return {"type": "text", "text": text}
 
 
-def question(instruction: Instruction, prompt: str, *, pairwise: bool, explain: bool) -> list[Message]:
+def question(
+    instruction: Instruction,
+    prompt: str,
+    *,
+    pairwise: bool,
+    explain: bool,
+    candidate: Sequence[Part] = (IMAGE,),
+    reference: Sequence[Part] = (IMAGE,),
+    first_frame: bool = False,
+) -> list[Message]:
     """The chat messages of one judgement, with an image placeholder for each picture.
 
     Args:
@@ -34,23 +46,36 @@ def question(instruction: Instruction, prompt: str, *, pairwise: bool, explain: 
         prompt: what the picture was to show.
         pairwise: whether a reference comes before the candidate.
         explain: whether to ask for a chain of thought.
+        candidate, reference: what stands for each: a picture's place, or the places of a video's frames and the words
+            between them.
+        first_frame: whether the picture that a video was to begin with comes before them.
 
     Returns:
         Messages for `processor.apply_chat_template`. The placeholders stand, in order, for the pictures of the
-        instruction's examples, then the reference (if pairwise), then the candidate.
+        instruction's examples, then the first frame (if any), the reference (if pairwise), and the candidate.
     """
     messages: list[Message] = []
     for example in instruction.examples:
-        messages.append(_ask(instruction, example.prompt, example.reference is not None, explain=False))
+        against = (IMAGE,) if example.reference is not None else None
+        messages.append(_ask(instruction, example.prompt, (IMAGE,), against, first_frame=False, explain=False))
         messages.append({"role": "assistant", "content": [_text("yes" if example.verdict else "no")]})
-    return [*messages, _ask(instruction, prompt, pairwise, explain)]
+    return [*messages, _ask(instruction, prompt, candidate, reference if pairwise else None, first_frame, explain)]
 
 
-def _ask(instruction: Instruction, prompt: str, pairwise: bool, explain: bool) -> Message:
-    asked = PAIRWISE_QUESTION if pairwise else POINTWISE_QUESTION
+def _ask(
+    instruction: Instruction,
+    prompt: str,
+    candidate: Sequence[Part],
+    reference: Sequence[Part] | None,
+    first_frame: bool,
+    explain: bool,
+) -> Message:
+    asked = POINTWISE_QUESTION if reference is None else PAIRWISE_QUESTION
     opening = f"{instruction.text}\nPrompt: {prompt}\n{asked} {EXPLAINED if explain else DIRECT}\n"
-    ending = _text(f"\nPrompt: {prompt}")
-    content = [_text(f"{opening}Candidate:"), IMAGE, ending]
-    if pairwise:
-        content = [_text(f"{opening}Reference:"), IMAGE, _text("\nCandidate:"), IMAGE, ending]
-    return {"role": "user", "content": content}
+    shown: dict[str, Sequence[Part]] = {"First frame": (IMAGE,)} if first_frame else {}
+    shown |= {"Candidate": candidate} if reference is None else {"Reference": reference, "Candidate": candidate}
+    content: list[Part] = []
+    for name, parts in shown.items():
+        content += [_text(f"{opening}{name}:"), *parts]
+        opening = "\n"
+    return {"role": "user", "content": [*content, _text(f"\nPrompt: {prompt}")]}

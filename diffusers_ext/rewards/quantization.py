@@ -144,7 +144,7 @@ def check_scheme(scheme: Scheme, device: torch.device, dtype: torch.dtype) -> No
     elif scheme.dtypes and _name(dtype) not in scheme.dtypes:
         why = f"computes in {' or '.join(scheme.dtypes)}, not in {_name(dtype)}"
     else:
-        _import_quietly(scheme.library)
+        import_quietly(f"transformers.integrations.{scheme.library}")
         return
     there = [
         repr(other.name) for other in SCHEMES.values() if find_spec(other.library) and device.type in other.devices
@@ -283,6 +283,8 @@ def save_quantized(model: PreTrainedModel, source: str, name: str, out: Path) ->
     Raises:
         ModelError: the folder cannot be written, or torchao cannot store its weights as safetensors.
     """
+    from safetensors import SafetensorError
+
     check_free(out)
     _check_storable(model, name)
     precision = _name(model.dtype)
@@ -294,11 +296,11 @@ def save_quantized(model: PreTrainedModel, source: str, name: str, out: Path) ->
             model.save_pretrained(written)
             _set_dtype(written / "config.json", precision)
             _copy_companions(_folder_of(source), written)
-            _write_card(written / _CARD, source, get_scheme(name))
+            _write_card(written / _CARD, source, get_scheme(name), _kept(model))
             if out.exists():
                 out.rmdir()
             written.rename(out)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise ModelError(f"{out}: could not be written ({error})") from error
 
 
@@ -314,12 +316,12 @@ def check_free(out: Path) -> None:
         raise ModelError(f"{out}: is not empty, and nothing is overwritten; name a new folder")
 
 
-def _import_quietly(library: str) -> None:
-    """Import a library without its notices of kernels that this machine cannot use."""
+def import_quietly(module: str) -> None:
+    """Import a module without what bitsandbytes and torchao log meanwhile: the kernels that this machine cannot use."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        import_module(f"transformers.integrations.{library}")
+        import_module(module)
     finally:
         logging.disable(before)
 
@@ -380,9 +382,8 @@ def _check_storable(model: PreTrainedModel, name: str) -> None:
     if get_scheme(name).library != "torchao":
         return
     from torchao.prototype.safetensors.safetensors_utils import ALLOWED_TENSORS_SUBCLASSES
-    from torchao.utils import TorchAOBaseTensor
 
-    kinds = {type(value.data).__name__ for value in model.parameters() if isinstance(value.data, TorchAOBaseTensor)}
+    kinds = {type(value.data).__name__ for value in model.parameters() if hasattr(value, "__tensor_flatten__")}
     if refused := sorted(kinds - set(ALLOWED_TENSORS_SUBCLASSES)):
         raise ModelError(
             f"quantization {name!r}: this torchao cannot store {', '.join(refused)} as safetensors; quantize on "
@@ -426,14 +427,21 @@ def _copy_companions(folder: Path, out: Path) -> None:
                 shutil.copyfile(file, out / file.name)
 
 
-def _write_card(file: Path, source: str, scheme: Scheme) -> None:
+def _kept(model: PreTrainedModel) -> list[str]:
+    """The modules that were left as they are, by the config that the model was quantized by."""
+    config = model.config.quantization_config
+    return getattr(config, "llm_int8_skip_modules", None) or getattr(config, "modules_to_not_convert", None) or []
+
+
+def _write_card(file: Path, source: str, scheme: Scheme, kept: Sequence[str]) -> None:
     """Put a note at the top of a model card, below its metadata."""
     origin = Path(source).resolve().name if Path(source).is_dir() else source
     note = (
-        f"> Quantized from `{origin}`: the linear layers of the language model are in {scheme.name} ({scheme.summary}, "
-        f"by {scheme.library}), the rest is as it was. Figures below, if any, are those of the model before.\n"
+        f"> Quantized from `{origin}`: its linear layers are in {scheme.name} ({scheme.summary}, by {scheme.library}), "
+        f"except for {', '.join(f'`{module}`' for module in kept)}. Figures below, if any, are those of the model "
+        "before.\n"
     )
-    card = file.read_text(encoding="utf-8") if file.is_file() else f"# {origin}, {scheme.name}\n"
+    card = file.read_text(encoding="utf-8", errors="replace") if file.is_file() else f"# {origin}, {scheme.name}\n"
     head = re.match(r"---\n.*?\n---\n", card, re.DOTALL)
     end = head.end() if head else 0
     file.write_text(f"{card[:end]}\n{note}\n{card[end:].lstrip()}" if head else f"{note}\n{card}", encoding="utf-8")

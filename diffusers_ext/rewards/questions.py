@@ -17,15 +17,25 @@ from PIL import Image
 
 @dataclass(frozen=True)
 class Picture:
-    """A picture that is equal to any other with the same pixels."""
+    """What stands in one place of a question, equal to any other with the same pixels.
+
+    Attributes:
+        digest: names it by what it shows.
+        frames: one 8-bit RGB picture, or several frames of a video that the model takes as one.
+        interval: seconds from frame to frame; None for a picture that is no part of a video.
+    """
 
     digest: bytes
-    image: Image.Image = field(compare=False, repr=False)
+    frames: tuple[Image.Image, ...] = field(compare=False, repr=False)
+    interval: float | None = None
 
     @classmethod
-    def of(cls, image: Image.Image) -> Picture:
-        """Name an 8-bit RGB picture by what it shows."""
-        return cls(hashlib.blake2b(image.tobytes(), digest_size=16, salt=b"%d" % image.width).digest(), image)
+    def of(cls, *frames: Image.Image, interval: float | None = None) -> Picture:
+        """Name a picture, or frames of one size."""
+        name = hashlib.blake2b(digest_size=16, salt=b"%d" % frames[0].width)
+        for frame in frames:
+            name.update(frame.tobytes())
+        return cls(name.digest(), frames, interval)
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def test_weights_that_are_not_safetensors_are_refused(folder):
 def test_a_model_that_cannot_see_is_refused(tmp_path):
     small = BertConfig(vocab_size=8, hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8)
     BertModel(small).save_pretrained(tmp_path)
-    with pytest.raises(ModelError, match="vision-language"):
+    with pytest.raises(ModelError, match="models of type .bert. cannot serve as judges"):
         load(tmp_path)
 
 
@@ -123,7 +123,7 @@ def test_a_missing_part_of_the_processor_is_refused(folder, name):
 
 @pytest.mark.parametrize("name", ["int4", "NF4", ""])
 def test_an_unknown_quantization_is_refused(untrained_model_folder, name):
-    with pytest.raises(ModelError, match="'nf4', 'int8' or None"):
+    with pytest.raises(ModelError, match=r"it can be 'nf4', 'int8', .* or None"):
         load(untrained_model_folder, quantization=name)
 
 
@@ -143,3 +143,14 @@ def test_an_unknown_device_is_refused(untrained_model_folder):
 def test_a_device_that_is_not_there_is_refused(untrained_model_folder):
     with pytest.raises(ModelError, match="cuda"):
         RewardModel.from_pretrained(untrained_model_folder, device="cuda")
+
+
+def test_a_judge_spread_over_what_there_is_judges_alike(untrained_model_folder, untrained_judge, pictures):
+    judge = RewardModel.from_pretrained(untrained_model_folder, device="auto")
+    assert [item.log_odds for item in judge.score(pictures, PROMPT)] == pytest.approx(
+        [item.log_odds for item in untrained_judge.score(pictures, PROMPT)], abs=1e-4
+    )
+
+
+def test_a_judge_is_frozen(untrained_judge):
+    assert not any(parameter.requires_grad for parameter in untrained_judge.model.parameters())

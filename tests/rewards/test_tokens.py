@@ -38,6 +38,6 @@ def test_spellings_of_several_tokens_are_left_out():
 def test_nano_groups_hold_exactly_the_vocabulary_entries_that_read_yes_or_no(untrained_judge):
     tokenizer = untrained_judge.tokenizer
     decoded = {number: tokenizer.decode([number]) for number in range(len(tokenizer))}
-    for word, group in (("yes", untrained_judge.tokens.yes), ("no", untrained_judge.tokens.no)):
+    for word, group in (("yes", untrained_judge.backbone.answers.yes), ("no", untrained_judge.backbone.answers.no)):
         assert set(group) == {number for number, text in decoded.items() if text.lstrip(" ").lower() == word}
         assert len(group) == len(set(group)) > 0

@@ -31,12 +31,14 @@ class Pixels:
     Attributes:
         values: float, what the model calls `pixel_values`; its rows belong to the pictures one after the other.
         rows: how many rows each picture has.
-        grid: int64 [pictures, 3], frames, rows and columns of patches, for models that want it.
+        grid: int64 [pictures, 3], steps in time, rows and columns of patches, for models that want it.
+        seconds: length of a step in time.
     """
 
     values: Tensor
     rows: tuple[int, ...]
     grid: Tensor | None = None
+    seconds: float | None = None
 
 
 @dataclass(frozen=True)
@@ -45,12 +47,14 @@ class Sight:
 
     Attributes:
         embeddings: float [tokens, width], what stands in the place of the picture's tokens.
-        shape: rows and columns of those tokens, for models whose positions lie in the plane.
+        shape: steps in time, rows and columns of those tokens, for models with positions in all three.
+        pace: how many positions a step in time takes.
         deep: float [tokens, width] each, what the first layers of the language model add there (DeepStack).
     """
 
     embeddings: Tensor
-    shape: tuple[int, int] | None = None
+    shape: tuple[int, int, int] | None = None
+    pace: float = 1.0
     deep: tuple[Tensor, ...] = ()
 
     def __len__(self) -> int:
@@ -81,13 +85,27 @@ class Backbone(ABC):
 
     # The question
 
-    def messages(self, by: Instruction, prompt: str, *, pairwise: bool, explain: bool) -> list[prompts.Message]:
-        """The chat that asks for one judgement, with a place for each picture."""
-        return prompts.question(by, prompt, pairwise=pairwise, explain=explain)
+    def messages(
+        self, by: Instruction, prompt: str, *, pairwise: bool, explain: bool, **shown: Any
+    ) -> list[prompts.Message]:
+        """The chat that asks for one judgement; arguments and places as in :func:`prompts.question`."""
+        return prompts.question(by, prompt, pairwise=pairwise, explain=explain, **shown)
 
-    def question(self, by: Instruction, prompt: str, *, pairwise: bool, explain: bool) -> str:
+    def clip(self, frames: int, rate: float) -> tuple[list[prompts.Part], list[slice]]:
+        """How a video stands in the chat, in the way the model was trained on.
+
+        Args:
+            frames: how many frames it has.
+            rate: frames per second.
+
+        Returns:
+            Its parts, and for each picture's place among them the frames it shows.
+        """
+        raise ModelError(f"{type(self).__name__} models take no videos")
+
+    def question(self, by: Instruction, prompt: str, *, pairwise: bool, explain: bool, **shown: Any) -> str:
         """The text of one judgement up to the model's answer, by its own chat template."""
-        messages = self.messages(by, prompt, pairwise=pairwise, explain=explain)
+        messages = self.messages(by, prompt, pairwise=pairwise, explain=explain, **shown)
         return self.processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
 
     def frame(self, text: str) -> str:
@@ -121,6 +139,10 @@ class Backbone(ABC):
     @abstractmethod
     def pixels_of(self, images: Tensor) -> Pixels:
         """The same for pictures as a float tensor [B, 3, H, W] in [0, 1], differentiable."""
+
+    def moving(self, frames: Tensor, interval: float) -> Pixels:
+        """The same for parts of videos, float [B, F, 3, H, W] in [0, 1], the F frames of each in one place."""
+        raise ModelError(f"{type(self).__name__} models take no videos")
 
     def look(self, pixels: Pixels) -> list[Sight]:
         """Send pictures through the vision tower."""

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import prompts
 from .base import Backbone, Pixels, Sight, normalized, resized
 
 
@@ -14,6 +15,12 @@ class InternVL(Backbone):
     def frame(self, text: str) -> str:
         place = self.processor.image_token
         return text.replace(place, f"{self.processor.start_image_token}{place}{self.processor.end_image_token}")
+
+    def clip(self, frames: int, rate: float) -> tuple[list[prompts.Part], list[slice]]:
+        parts: list[prompts.Part] = []
+        for index in range(frames):
+            parts += [{"type": "text", "text": f"{chr(10) * (index > 0)}Frame{index + 1}: "}, prompts.IMAGE]
+        return parts, [slice(index, index + 1) for index in range(frames)]
 
     def described(self, inputs: Any, counts: list[int]) -> Pixels:
         return Pixels(inputs["pixel_values"], tuple(count // self.processor.image_seq_length for count in counts))
@@ -37,6 +44,12 @@ class InternVL(Backbone):
             cut = canvas.unflatten(2, (rows, size["height"])).unflatten(4, (columns, size["width"]))
             tiles = torch.cat([cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2), tiles], dim=1)
         return Pixels(normalized(tiles.flatten(0, 1), own), (tiles.shape[1],) * len(images))
+
+    def moving(self, frames: Tensor, interval: float) -> Pixels:
+        own = self.processor.image_processor
+        # Frames are never cut into tiles.
+        whole = resized(frames.flatten(0, 1), own.size["height"], own.size["width"], own.resample)
+        return Pixels(normalized(whole, own), (frames.shape[1],) * len(frames))
 
     def sights(self, features: Any, pixels: Pixels) -> list[Sight]:
         return [Sight(tiles.flatten(0, 1)) for tiles in features.pooler_output.split(pixels.rows)]

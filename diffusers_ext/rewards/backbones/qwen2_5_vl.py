@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from .. import prompts
 from .base import Backbone, Pixels, Sight, normalized, resized
+
+LARGEST_FRAME: Final = 768
+"""Tokens of a video's frame at most, as the model's authors have it."""
 
 
 class Qwen25VL(Backbone):
@@ -15,42 +20,64 @@ class Qwen25VL(Backbone):
         grid = inputs["image_grid_thw"]
         return Pixels(inputs["pixel_values"], tuple(grid.prod(-1).tolist()), grid)
 
+    def clip(self, frames: int, rate: float) -> tuple[list[prompts.Part], list[slice]]:
+        return [prompts.IMAGE], [slice(0, frames)]
+
     def pixels_of(self, images: Tensor) -> Pixels:
+        return self._patches(images[:, None], self.processor.image_processor.size["longest_edge"])
+
+    def moving(self, frames: Tensor, interval: float) -> Pixels:
+        own = self.processor.image_processor
+        limit = LARGEST_FRAME * (own.patch_size * own.merge_size) ** 2
+        pixels = self._patches(frames, min(limit, own.size["longest_edge"]))
+        return replace(pixels, seconds=interval * own.temporal_patch_size)
+
+    def _patches(self, frames: Tensor, limit: int) -> Pixels:
+        """Cut [B, F, 3, H, W] into patches that span `temporal_patch_size` frames; a last frame too few is repeated."""
         # How a size is rounded is transformers' own.
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
         own = self.processor.image_processor
-        patch, merge, frames = own.patch_size, own.merge_size, own.temporal_patch_size
-        limits = own.size["shortest_edge"], own.size["longest_edge"]
-        height, width = smart_resize(*images.shape[-2:], patch * merge, *limits)
-        shown = normalized(resized(images, height, width, own.resample), own)
+        patch, merge, span = own.patch_size, own.merge_size, own.temporal_patch_size
+        batch, count = frames.shape[:2]
+        height, width = smart_resize(*frames.shape[-2:], patch * merge, own.size["shortest_edge"], limit)
+        shown = normalized(resized(frames.flatten(0, 1), height, width, own.resample), own).unflatten(0, (batch, count))
+        if extra := -count % span:
+            shown = torch.cat([shown, shown[:, -1:].expand(-1, extra, -1, -1, -1)], dim=1)
         rows, columns = height // patch, width // patch
-        # [B, C, rows / merge, merge, patch, columns / merge, merge, patch]: a token's patches come one after the other.
-        cut = shown.unflatten(3, (columns // merge, merge, patch)).unflatten(2, (rows // merge, merge, patch))
-        patches = cut.permute(0, 2, 5, 3, 6, 1, 4, 7)[:, :, :, :, :, :, None]
-        values = patches.expand(*patches.shape[:6], frames, -1, -1).flatten(5).flatten(0, 4)
-        grid = torch.tensor([[1, rows, columns]] * len(images))
-        return Pixels(values, (rows * columns,) * len(images), grid)
+        # [B, steps, span, C, rows / merge, merge, patch, columns / merge, merge, patch]: a token's patches come one
+        # after the other, and within a patch channels, then frames, then pixels.
+        cut = shown.unflatten(4, (columns // merge, merge, patch)).unflatten(3, (rows // merge, merge, patch))
+        cut = cut.unflatten(1, (-1, span))
+        values = cut.permute(0, 1, 4, 7, 5, 8, 3, 2, 6, 9).flatten(6).flatten(0, 5)
+        steps = shown.shape[1] // span
+        return Pixels(values, (steps * rows * columns,) * batch, torch.tensor([[steps, rows, columns]] * batch))
 
     def sights(self, features: Any, pixels: Pixels) -> list[Sight]:
+        pace = self.pace(pixels)
         return [
-            Sight(embeddings, shape)
+            Sight(embeddings, shape, pace)
             for embeddings, shape in zip(features.pooler_output, self.shapes(pixels), strict=True)
         ]
 
-    def shapes(self, pixels: Pixels) -> list[tuple[int, int]]:
-        """Rows and columns of each picture's tokens."""
+    def shapes(self, pixels: Pixels) -> list[tuple[int, int, int]]:
+        """Steps in time, rows and columns of each picture's tokens."""
         assert pixels.grid is not None
         merge = self.processor.image_processor.merge_size
-        return [(int(rows) // merge, int(columns) // merge) for _, rows, columns in pixels.grid]
+        return [(int(steps), int(rows) // merge, int(columns) // merge) for steps, rows, columns in pixels.grid]
+
+    def pace(self, pixels: Pixels) -> float:
+        """How many positions a step in time takes."""
+        return 1.0 if pixels.seconds is None else self.model.config.vision_config.tokens_per_second * pixels.seconds
 
     def positions(self, sight: Sight | None, text: int, start: int) -> tuple[Tensor, int]:
         plane = torch.zeros(3, 0, dtype=torch.long)
         if sight is not None:
             assert sight.shape is not None
-            rows, columns = sight.shape
-            row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-            plane = torch.stack([torch.zeros_like(row), row, column]).flatten(1) + start
+            steps, rows, columns = sight.shape
+            times = (torch.arange(steps) * sight.pace).long()
+            plane = torch.stack(torch.meshgrid(times, torch.arange(rows), torch.arange(columns), indexing="ij"))
+            plane = plane.flatten(1) + start
             start += max(rows, columns)
         line = torch.arange(start, start + text).expand(3, -1)
         return torch.cat([plane, line], dim=1), start + text

@@ -8,15 +8,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import prompts
 from .base import Pixels, Sight
 from .qwen2_5_vl import Qwen25VL
 
 
 class Qwen3VL(Qwen25VL):
+    def clip(self, frames: int, rate: float) -> tuple[list[prompts.Part], list[slice]]:
+        span = self.processor.image_processor.temporal_patch_size
+        parts: list[prompts.Part] = []
+        places = [slice(start, min(start + span, frames)) for start in range(0, frames, span)]
+        for place in places:
+            # The time said is that of the middle, with the last frame repeated where one is missing.
+            middle = (place.start + min(place.start + span - 1, frames - 1)) / 2 / rate
+            parts += [{"type": "text", "text": f"<{middle:.1f} seconds>"}, prompts.IMAGE]
+        return parts, places
+
+    def pace(self, pixels: Pixels) -> float:
+        return 1.0  # times are written out, so every step is a picture of its own
+
     def sights(self, features: Any, pixels: Pixels) -> list[Sight]:
         deep = zip(*features.deepstack_features, strict=True)
         return [
-            Sight(embeddings, shape, tuple(layers))
+            Sight(embeddings, shape, deep=tuple(layers))
             for embeddings, shape, layers in zip(features.pooler_output, self.shapes(pixels), deep, strict=True)
         ]
 

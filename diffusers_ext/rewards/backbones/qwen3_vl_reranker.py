@@ -6,7 +6,7 @@ and at once; its score is the difference of exactly the tokens "yes" and "no".
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from .. import prompts
 from ..errors import ModelError
@@ -30,15 +30,19 @@ class Qwen3VLReranker(Qwen3VL):
             raise ModelError("the tokenizer of this reranker has no token for 'yes' or 'no'")
         return TokenGroups((words["yes"],), (words["no"],))
 
-    def messages(self, by: Instruction, prompt: str, *, pairwise: bool, explain: bool) -> list[prompts.Message]:
+    def messages(
+        self, by: Instruction, prompt: str, *, pairwise: bool, explain: bool, **shown: Any
+    ) -> list[prompts.Message]:
         if pairwise or explain or any(example.reference for example in by.examples):
             raise ModelError(
                 "Qwen3-VL-Reranker judges one picture at a time and at once: use score, or the ranking method "
                 "'pointwise', without a reference, examples with one, or an explanation"
             )
+        if shown.get("first_frame"):
+            raise ModelError("Qwen3-VL-Reranker takes no first frame: it judges a video by its prompt alone")
         if by.examples:
             raise ModelError(f"instruction {by.name!r} has examples, and Qwen3-VL-Reranker takes none")
         asked = [f"<Instruct>: {by.text}", "<Query>:", prompt, "\n<Document>:"]
-        content = [*({"type": "text", "text": text} for text in asked), prompts.IMAGE]
+        content = [*({"type": "text", "text": text} for text in asked), *shown.get("candidate", (prompts.IMAGE,))]
         system = {"role": "system", "content": [{"type": "text", "text": SYSTEM}]}
         return [system, {"role": "user", "content": content}]

@@ -49,7 +49,7 @@ def test_pictures_of_the_right_size_give_the_same_verdict_and_others_almost(judg
         compared = judge.log_odds(tensor_of(picture), PROMPT, reference=other)
     expected = judge.score(picture, PROMPT)[0], judge.compare(picture, other, PROMPT)[0]
     gaps = [abs(float(one) - two.log_odds) for one, two in zip((scored, compared), expected, strict=True)]
-    assert max(gaps) < (1e-4 if size == (56, 56) and judge.backbone.model.config.model_type != "qwen3_vl" else 2e-2)
+    assert max(gaps) < (1e-4 if size == (56, 56) else 2e-2)
 
 
 def test_a_batch_gives_what_its_members_give_alone(judge):
@@ -90,8 +90,8 @@ def test_checkpointing_changes_memory_and_nothing_else(judge):
     images = tensor_of(smooth(64, 56)).requires_grad_()
     results = []
     for checkpointing in (False, True):
-        saved = []
-        with torch.autograd.graph.saved_tensors_hooks(lambda x: saved.append(x.numel()) or x, lambda x: x):
+        saved: list[int] = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x, saved=saved: saved.append(x.numel()) or x, lambda x: x):
             value = judge.log_odds(images, PROMPT, smooth(56, 56), checkpointing=checkpointing)
         results.append((value.detach(), torch.autograd.grad(value.sum(), images)[0], sum(saved)))
     (one, one_gradient, much), (other, other_gradient, little) = results

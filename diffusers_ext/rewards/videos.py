@@ -1,0 +1,124 @@
+"""Videos in whatever form they come, as a few frames of 8-bit RGB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+import numpy as np
+from PIL import Image
+
+from .errors import RewardDanceError
+from .images import as_images
+
+if TYPE_CHECKING:
+    import torch
+
+    VideoInput: TypeAlias = "str | Path | Clip | torch.Tensor | Sequence[Image.Image]"
+
+FRAMES: Final = 8
+"""How many frames are judged where nothing else is said."""
+RATE: Final = 8.0
+"""Frames per second of a video that does not say."""
+
+
+class VideoError(RewardDanceError):
+    """A video that cannot be judged."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """A video.
+
+    Attributes:
+        frames: pictures of one size, in order, 8-bit RGB.
+        rate: frames per second.
+    """
+
+    frames: tuple[Image.Image, ...]
+    rate: float = RATE
+
+    def __post_init__(self) -> None:
+        if not self.frames:
+            raise VideoError("the video has no frames")
+        if len({frame.size for frame in self.frames}) > 1:
+            raise VideoError("the frames of the video are not all of one size")
+        if not self.rate > 0:
+            raise VideoError(f"the video's rate must be above zero, not {self.rate} frames per second")
+
+    def sampled(self, frames: int | None = FRAMES, rate: float | None = None) -> Clip:
+        """Fewer frames, evenly spread.
+
+        Args:
+            frames: how many; a video with fewer keeps all it has. None for all.
+            rate: or how many per second, of which `frames`, if given, is the most.
+        """
+        wanted = len(self.frames) if frames is None else frames
+        if rate is not None:
+            wanted = min(wanted, max(1, round(len(self.frames) * rate / self.rate)))
+        if wanted >= len(self.frames):
+            return self
+        # The middles of equal stretches, so that neither end weighs more.
+        places = ((np.arange(wanted) + 0.5) * len(self.frames) / wanted).astype(int)
+        return Clip(tuple(self.frames[place] for place in places), self.rate * wanted / len(self.frames))
+
+
+def load_video(source: str | Path) -> Clip:
+    """Read a video file with PyAV.
+
+    Raises:
+        VideoError: missing, unreadable, cut off or without pictures; the message names the file.
+    """
+    try:
+        import av
+    except ImportError as error:
+        raise VideoError(f"{source}: reading video files needs PyAV: pip install 'rewarddance[video]'") from error
+    path = Path(source)
+    if not path.is_file():
+        raise VideoError(f"{path}: there is no such file")
+    try:
+        with av.open(str(path)) as container:
+            if not container.streams.video:
+                raise VideoError(f"{path}: holds no pictures")
+            stream = container.streams.video[0]
+            frames = tuple(frame.to_image() for frame in container.decode(stream))
+            rate = float(stream.average_rate or stream.guessed_rate or RATE)
+    except av.FFmpegError as error:
+        raise VideoError(f"{path}: not a video that can be read, or damaged ({error})") from error
+    if not frames:
+        raise VideoError(f"{path}: has no frames")
+    return Clip(frames, rate)
+
+
+def as_clips(videos: Any) -> list[Clip]:
+    """One video or several: paths, clips, float tensors [F, 3, H, W] / [B, F, 3, H, W] in [0, 1], lists of frames.
+
+    A list of pictures (PIL) is one video; a list of anything else is several.
+
+    Raises:
+        VideoError: nothing given, no frames, frames of several sizes, or a file that cannot be read.
+        ImageError: frames that are no pictures, or tensors of the wrong type or range.
+    """
+    if isinstance(videos, Clip):
+        return [videos]
+    if isinstance(videos, (str, Path)):
+        return [load_video(videos)]
+    if hasattr(videos, "ndim"):
+        tensor = cast("torch.Tensor", videos)
+        if tensor.ndim == 5:
+            return [clip for item in tensor for clip in as_clips(item)]
+        if tensor.ndim != 4 or not len(tensor):
+            raise VideoError(
+                f"got a tensor of shape {list(tensor.shape)}; expected a float tensor [F, 3, H, W] or [B, F, 3, H, W]"
+            )
+        return [Clip(tuple(as_images(tensor)))]
+    if not isinstance(videos, Iterable):
+        raise VideoError(f"got {type(videos).__name__}; expected a path, a tensor, a list of frames, or a list of them")
+    items = list(videos)
+    if not items:
+        raise VideoError("no videos were given; at least one is needed")
+    if all(isinstance(item, Image.Image) for item in items):
+        return [Clip(tuple(as_images(items)))]
+    return [clip for item in items for clip in as_clips(item)]
