@@ -9,7 +9,7 @@ import typer
 
 from .. import __version__
 from ..nano.commands import app as nano
-from . import generating, judging, measuring, quantizing
+from . import generating, judging, measuring, moving, quantizing
 
 app = typer.Typer(
     name="rewarddance",
@@ -23,6 +23,8 @@ for command in (
     judging.score,
     judging.compare,
     judging.rank,
+    moving.score_video,
+    moving.compare_videos,
     generating.generate,
     measuring.evaluate,
     measuring.demo,

@@ -1,0 +1,116 @@
+"""`score-video` and `compare-videos`: judge videos that are there already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..rewards.instructions import DEFAULT_VIDEO_INSTRUCTION
+from . import options
+from .loading import load_instruction, load_reward_model, on_terminal
+from .reporting import finish, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..rewards.videos import Clip
+
+FirstFrame = Annotated[
+    Path | None, typer.Option(help="Picture that the video was to begin with (image-to-video).", show_default=False)
+]
+Frames = Annotated[int, typer.Option(help="Frames shown to the judge, evenly spread.", min=1)]
+
+
+def score_video(
+    videos: Annotated[list[Path], typer.Argument(help="Videos to judge.", show_default=False)],
+    prompt: options.Prompt,
+    first_frame: FirstFrame = None,
+    frames: Frames = 8,
+    model: options.Model = None,
+    quantization: options.Quantization = None,
+    device: options.Device = None,
+    instruction: options.InstructionName = DEFAULT_VIDEO_INSTRUCTION,
+    instructions_file: options.InstructionsFile = None,
+    explain: options.Explain = False,
+    json: options.AsJson = False,
+) -> None:
+    """Judge each video on its own."""
+    by = load_instruction(instruction, instructions_file)
+    good, errors = _read(videos)
+    judge = load_reward_model(model, quantization, device)
+    judged = judge.score_video(
+        [clip for _, clip in good],
+        prompt,
+        instruction=by,
+        first_frame=first_frame,
+        frames=frames,
+        explain=explain,
+        progress=on_terminal() and not json,
+    )
+    if json:
+        found = [{"video": str(path), **item.as_dict()} for (path, _), item in zip(good, judged, strict=True)]
+        print_json({"prompt": prompt, "model": judge.name, "judgements": found, "errors": errors})
+    else:
+        rows = [
+            (path, f"{item.reward:.3f}", f"{item.log_odds:+.2f}", item.explanation or "")
+            for (path, _), item in zip(good, judged, strict=True)
+        ]
+        print_table(f"{prompt} ({by.name})", ("video", "reward", "log-odds", "explanation"), rows)
+    finish(errors)
+
+
+def compare_videos(
+    candidate: Annotated[Path, typer.Argument(help="The video to judge.")],
+    reference: Annotated[Path, typer.Argument(help="The video to hold it against.")],
+    prompt: options.Prompt,
+    first_frame: FirstFrame = None,
+    frames: Frames = 8,
+    model: options.Model = None,
+    quantization: options.Quantization = None,
+    device: options.Device = None,
+    instruction: options.InstructionName = DEFAULT_VIDEO_INSTRUCTION,
+    instructions_file: options.InstructionsFile = None,
+    explain: options.Explain = False,
+    debias: options.Debias = True,
+    json: options.AsJson = False,
+) -> None:
+    """Is the candidate better than the reference?"""
+    from ..rewards.videos import load_video
+
+    by = load_instruction(instruction, instructions_file)
+    clips = [load_video(path) for path in (candidate, reference)]
+    judge = load_reward_model(model, quantization, device)
+    (judgement,) = judge.compare_videos(
+        clips[0],
+        clips[1],
+        prompt,
+        instruction=by,
+        first_frame=first_frame,
+        frames=frames,
+        debias=debias,
+        explain=explain,
+    )
+    if json:
+        files = {"candidate_video": str(candidate), "reference_video": str(reference)}
+        print_json({"prompt": prompt, "model": judge.name, **files, **judgement.as_dict()})
+        return
+    verdict = f"{candidate if judgement.verdict else reference} is better"
+    rows = [(verdict, f"{judgement.reward:.3f}", f"{judgement.log_odds:+.2f}", judgement.explanation or "")]
+    print_table(f"{prompt} ({by.name})", ("verdict", "P(candidate is better)", "log-odds", "explanation"), rows)
+
+
+def _read(paths: list[Path]) -> tuple[list[tuple[Path, Clip]], dict[str, str]]:
+    """The videos that can be read, and for each that cannot be, why; each of those is named on stderr."""
+    from ..rewards.videos import VideoError, load_video
+
+    good: list[tuple[Path, Clip]] = []
+    errors: dict[str, str] = {}
+    for path in paths:
+        try:
+            good.append((path, load_video(path)))
+        except VideoError as error:
+            errors[str(path)] = str(error)
+            typer.echo(f"error: {error}", err=True)
+    if not good:
+        raise VideoError(f"none of the {len(errors)} videos given can be judged")
+    return good, errors
