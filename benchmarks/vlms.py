@@ -71,8 +71,9 @@ SIZES: Final = {
     "mid": Size((384, 10, 6, 1536), (320, 8, 5, 1280), 2, picture=224, patch=14, vocabulary=32000),
     "2b": Size((1536, 28, 12, 8960), (1024, 24, 16, 4096), 2, picture=448, patch=14, vocabulary=151936),
     "8b": Size((3584, 28, 28, 18944), (1024, 24, 16, 4096), 4, picture=448, patch=14, vocabulary=151936),
+    "26b": Size((6144, 48, 48, 16384), (3200, 45, 25, 12800), 8, picture=448, patch=14, vocabulary=92553),
 }
-"""The two large ones are InternVL3's language and vision models by their published configurations."""
+"""The large ones have the dimensions of InternVL3-2B, InternVL3-8B and InternVL2.5-26B."""
 
 
 def build_tokenizer(special: list[str] | dict[str, str]) -> PreTrainedTokenizerFast:
@@ -138,6 +139,7 @@ def _text(tokenizer: PreTrainedTokenizerFast, size: Size) -> dict[str, Any]:
         "head_dim": width // heads,
         "intermediate_size": inner,
         "max_position_embeddings": 32768,
+        "tie_word_embeddings": False,
     }
 
 
@@ -156,6 +158,7 @@ def _internvl(tokenizer: PreTrainedTokenizerFast, size: Size, text: str) -> PreT
         text_config={**_text(tokenizer, size), "model_type": text},
         image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
         image_seq_length=(size.picture // size.patch // 2) ** 2,
+        tie_word_embeddings=False,
     )
     return InternVLForConditionalGeneration(config)
 

@@ -41,6 +41,8 @@ def generate(
     by = load_instruction(instruction, instructions_file)
     if out.exists() and not out.is_dir():
         raise RankingError(f"{out}: is a file; --out takes a folder")
+    if (out / "ranking.json").exists():
+        raise RankingError(f"{out}: holds an earlier ranking, which would be mixed up with this one; name a new folder")
     judge = load_reward_model(model, quantization, device)
     painter = load_pipeline(pipeline, device)
     settings: dict[str, Any] = {} if pipeline else dict(GENERATOR_OPTIONS)

@@ -42,15 +42,16 @@ def load_reward_model(model: str | None, quantization: str | None, device: str |
 
 def load_pipeline(pipeline: str | None, device: str | None) -> Any:
     """A text-to-image pipeline on the device (a GPU where there is one), its own progress bar off."""
+    quiet()
     import torch
     from diffusers import DiffusionPipeline
     from safetensors import SafetensorError
 
     from ..nano import DEFAULT_PIPELINE
+    from ..rewards.model import default_device
 
-    quiet()
     source = str(pipeline or DEFAULT_PIPELINE)
-    place = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    place = device or default_device().type
     # A CPU is slow at half precision.
     options = {} if place == "cpu" else {"torch_dtype": torch.bfloat16}
     try:

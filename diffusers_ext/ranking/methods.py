@@ -201,6 +201,8 @@ def rank(
         RankingError: no such method, no pictures, one picture where two are needed, or a reference that the method
             has no use for.
     """
+    if isinstance(images, str) or not (isinstance(images, Sequence) or hasattr(images, "ndim")):
+        raise RankingError(f"got {type(images).__name__} to rank; expected several pictures")
     check(len(images), method, reference)
     # A judge that can remember what it saw looks at each picture once, however many rounds there are.
     with getattr(reward_model, "remembering", nullcontext)():

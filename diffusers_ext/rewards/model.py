@@ -147,7 +147,7 @@ class RewardModel:
         source = str(path_or_id)
         folder = Path(source)
         _check_source(source, folder)
-        place = _default_device() if device in (None, "auto") else _device(device)
+        place = default_device() if device in (None, "auto") else _device(device)
         precision = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
         options: dict[str, Any] = {"use_safetensors": True}
         if attention is not None:
@@ -546,7 +546,8 @@ def _device(name: str | torch.device) -> torch.device:
         raise ModelError(f"there is no device {str(name)!r} here ({_first_line(error)})") from error
 
 
-def _default_device() -> torch.device:
+def default_device() -> torch.device:
+    """A GPU if there is one."""
     if torch.cuda.is_available():
         return torch.device("cuda")
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")

@@ -51,6 +51,16 @@ def test_the_same_seed_paints_the_same_picture_in_another_run(rewarddance, model
     assert "001-seed5.png" in outcome.stdout.replace("\n", "") or "seed" in outcome.stdout
 
 
+def test_an_earlier_ranking_is_left_alone(rewarddance, models, tmp_path):
+    arguments = ("generate", "-p", PROMPT, "--out", tmp_path / "out", "--best-of", 1, *models)
+    assert rewarddance(*arguments).code == 0
+    before = {file: file.read_bytes() for file in (tmp_path / "out").iterdir()}
+    outcome = rewarddance(*arguments, "--seed", 5)
+    assert outcome.code == 2
+    assert "earlier ranking" in outcome.stderr
+    assert {file: file.read_bytes() for file in (tmp_path / "out").iterdir()} == before
+
+
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [

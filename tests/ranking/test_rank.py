@@ -5,6 +5,7 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from diffusers_ext.ranking import METHODS, RankingError, rank
 from diffusers_ext.rewards.judgement import Judgement
@@ -163,6 +164,8 @@ def test_options_reach_the_judge_in_every_call(method):
     [
         ([1.0, 2.0], {"method": "knokout"}, "Did you mean 'knockout'"),
         ([1.0, 2.0], {"method": "zzz"}, "pointwise, anchored, knockout, round-robin"),
+        (Image.new("RGB", (8, 8)), {}, "expected several pictures"),
+        ("a.png", {}, "got str to rank"),
         ([], {}, "nothing to rank"),
         ([], {"method": "knockout"}, "nothing to rank"),
         ([1.0], {"method": "knockout"}, "nothing to be compared with"),

@@ -238,6 +238,19 @@ def test_gradients_reach_the_embeddings_through_nf4_weights_also_after_scoring(l
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
+@BNB
+def test_gradients_reach_the_pixels_through_nf4_weights(load, folder, pictures):
+    quantized, plain = load("nf4"), with_weights_of(load("nf4"), folder)
+    images = torch.from_numpy(np.array(pictures[0])).permute(2, 0, 1)[None] / 255
+    found = []
+    for judge in (quantized, plain):
+        pixels = images.clone().requires_grad_()
+        judge.log_odds(pixels, PROMPT, pictures[1]).sum().backward()
+        found.append(pixels.grad)
+    assert found[1].abs().max() > 1e-4
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize("name", RUNNABLE)
 def test_a_quantized_checkpoint_judges_as_the_model_quantized_on_loading(name, load, folder, pictures, tmp_path):
     out = tmp_path / "made" / "out"
