@@ -142,7 +142,8 @@ class RewardModel:
             attention: ``"sdpa"``, ``"eager"`` or ``"flash_attention_2"``; by default the first that the model supports.
 
         Raises:
-            ModelError: there is no such model, no backbone serves its kind, its weights are not safetensors, or the quantization or the attention asked for is not known or cannot run here.
+            ModelError: there is no such model, no backbone serves its kind, its weights are not safetensors, or the
+                quantization or the attention asked for is not known or cannot run here.
         """
         source = str(path_or_id)
         folder = Path(source)
