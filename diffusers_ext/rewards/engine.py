@@ -88,7 +88,8 @@ def lay_out(backbone: Backbone, rows: Sequence[Row], starts: Sequence[int]) -> L
 
 def last(hidden: Tensor, mask: Tensor) -> Tensor:
     """The hidden states [batch, width] of each row's last token, of [batch, length, width] padded on the right."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
+    ends = (mask.sum(1) - 1).to(hidden.device)  # with layers spread over devices, the two may be apart
+    return hidden[torch.arange(len(hidden), device=hidden.device), ends]
 
 
 def log_odds(backbone: Backbone, hidden: Tensor) -> Tensor:
@@ -100,6 +101,7 @@ def log_odds(backbone: Backbone, hidden: Tensor) -> Tensor:
     ids = [*yes, *no]
     head: Any = backbone.model.get_output_embeddings()
     precision = torch.promote_types(hidden.dtype, torch.float32)
+    hidden = hidden.to(head.weight.device)
     if head.weight.is_floating_point():
         bias = head.bias[ids].to(precision) if getattr(head, "bias", None) is not None else None
         logits = F.linear(hidden.to(precision), head.weight[ids].to(precision), bias)
@@ -305,7 +307,7 @@ def think(backbone: Backbone, reading: Reading, limit: int) -> list[str]:
     going = set(range(len(written)))
     hidden, mask = reading.hidden, reading.mask
     for step in range(limit):
-        tokens = head(hidden).argmax(-1)
+        tokens = head(hidden.to(head.weight.device)).argmax(-1)
         for row, token in enumerate(tokens.tolist()):
             if row not in going:
                 continue
@@ -319,7 +321,7 @@ def think(backbone: Backbone, reading: Reading, limit: int) -> list[str]:
             break
         positions = torch.stack([backbone.positions(None, 1, start + step)[0] for start in reading.nexts], dim=1)
         mask = F.pad(mask, (0, 1), value=1)
-        embeddings = embed(tokens[:, None])
+        embeddings = embed(tokens[:, None].to(embed.weight.device))
         hidden = backbone.read(embeddings, positions.to(mask.device), mask, reading.cache, [[]] * len(tokens))[:, -1]
     texts = tokenizer.batch_decode(written, skip_special_tokens=True)
     return [text.split(VERDICT)[0].strip() for text in texts]
