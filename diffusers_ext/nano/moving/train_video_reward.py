@@ -1,0 +1,259 @@
+"""Go on training a reward model of pictures until it judges videos too: first to speak of motion, then to judge it.
+
+A video is shown as a few of its frames, each a picture like any other, so all that is new is what lies between frames.
+Pictures go on being asked about beside videos, so that what is known of them is not lost.
+
+Every step draws fresh videos, so nothing is ever seen twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, InternVLForConditionalGeneration
+
+from .. import DEFAULT_REWARD_MODEL
+from .. import preferences as still
+from ..detection import targets_of
+from ..packing import Packed, Row, loss, pack_by_length
+from ..preferences import Group
+from ..reward_model import TOKENS_PER_IMAGE, save_processor
+from ..train_reward import Learner, RewardRecipe, judgement_rows, pixel_values, speaking_rows
+from ..training import Schedule, load_state, mixed_precision, progress, save_state
+from .preferences import (
+    GROUP,
+    VIDEO_INSTRUCTIONS,
+    Video,
+    VideoGroup,
+    caption,
+    good,
+    marks,
+    needs_first_frame,
+    preferred,
+    rationale,
+    sample_group,
+    statements,
+)
+from .questions import SHOWN, shown_frames
+from .scenes import FRAMES
+from .vocabulary import teach_words
+from .writing import Asked, Frames, VideoWriter
+
+LIKELIHOODS: Final = (0.3, 0.2, 0.2, 0.15, 0.15)
+"""Of the instructions, in the order of :data:`~diffusers_ext.nano.moving.preferences.VIDEO_INSTRUCTIONS`."""
+PICTURES: Final = RewardRecipe()
+"""How pictures are asked about."""
+
+
+@dataclass(frozen=True)
+class VideoRecipe:
+    start_from: str = str(DEFAULT_REWARD_MODEL)
+    """The trained reward model's folder to go on from."""
+    steps: int = 4000
+    speaking_steps: int = 1000
+    """Steps at the start on captions and statements alone: verdicts teach little without words for motion."""
+    groups: int = 2
+    """Prompts per step, six videos each."""
+    picture_groups: int = 1
+    """Prompts per step for pictures, six each."""
+    shown: int = SHOWN
+    """Frames that are shown of a video."""
+    picture_weight: float = 0.3
+    """Weight of all that is asked about pictures beside videos."""
+    detection_weight: float = 0.25
+    """Weight of seeing beside the other lessons."""
+    learning_rate: float = 5e-4
+    weight_decay: float = 0.02
+    decay: float = 0.4
+    caption_weight: float = 0.2
+    rationale_weight: float = 0.3
+    """Weights of a token of a caption and of a rationale against that of a verdict."""
+    statements: int = 12
+    statement_weight: float = 0.5
+    """Statements per video, and the weight of the yes or no after each."""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A group as the model is shown it: the first frame and every video, by their pictures' indices in the batch."""
+
+    group: VideoGroup
+    first_frame: int
+    videos: tuple[Frames, ...]
+
+
+def lay_out(groups: Sequence[VideoGroup], shown: int, start: int) -> tuple[list[Group], list[Shown]]:
+    """All pictures of all groups in order, and where each is if they come after `start` others."""
+    chosen = shown_frames(FRAMES, shown)
+    pictures: list[Group] = []
+    places: list[Shown] = []
+    for group in groups:
+        frames = [video.picture(frame) for video in group.videos for frame in chosen]
+        pictures.append(Group(group.spec.still, (group.first_frame, *frames)))
+        numbers = np.arange(len(frames)).reshape(len(group.videos), -1) + start + 1
+        places.append(Shown(group, start, tuple(tuple(int(index) for index in row) for row in numbers)))
+        start += 1 + len(frames)
+    return pictures, places
+
+
+def speaking_video_rows(
+    writer: VideoWriter,
+    rng: np.random.Generator,
+    shown: Sequence[Shown],
+    captions: int,
+    checked: int,
+    recipe: VideoRecipe,
+) -> list[Row]:
+    """Of a few videos of every group captions, and of a few true or false statements."""
+    rows: list[Row] = []
+    for item in shown:
+        videos = list(zip(item.videos, item.group.videos, strict=True))
+        order = [int(index) for index in rng.permutation(GROUP)]
+        described = [(videos[i][0], caption(videos[i][1])) for i in order[:captions]]
+        rows.append(writer.caption_row(described, recipe.caption_weight))
+        found = [(videos[i][0], statements(rng, videos[i][1], recipe.statements)) for i in order[-checked:]]
+        rows.append(writer.statement_row(found, recipe.statement_weight))
+    return rows
+
+
+def judgement_video_rows(
+    writer: VideoWriter, rng: np.random.Generator, shown: Sequence[Shown], recipe: VideoRecipe
+) -> list[Row]:
+    """For every group two questions with a reference, one without, and one answered with a rationale."""
+    rows: list[Row] = []
+    for item in shown:
+        group = item.group
+        marked = [marks(video, group.spec, group.first_frame) for video in group.videos]
+        for reference in (int(index) for index in rng.choice(GROUP, 2, replace=False)):
+            asked = _ask(rng, item, reference)
+            labels = ((i, preferred(asked.instruction, marked[i], marked[reference])) for i in range(GROUP))
+            verdicts = [(item.videos[i], label) for i, label in labels if label is not None]
+            if verdicts:
+                rows.append(writer.judgement_row(asked, verdicts))
+        asked = _ask(rng, item, None)
+        rows.append(
+            writer.judgement_row(asked, [(item.videos[i], good(asked.instruction, marked[i])) for i in range(GROUP)])
+        )
+        rows += _rationale_rows(writer, rng, item, recipe.rationale_weight)
+    return rows
+
+
+def _rationale_rows(writer: VideoWriter, rng: np.random.Generator, item: Shown, weight: float) -> list[Row]:
+    group = item.group
+    candidate, reference = (int(index) for index in rng.choice(GROUP, 2, replace=False))
+    first, second = group.videos[candidate], group.videos[reference]
+    mine, theirs = (marks(video, group.spec, group.first_frame) for video in (first, second))
+    other: Video | None = second
+    if rng.random() < 0.25:
+        asked, other = _ask(rng, item, None), None
+        verdict: bool | None = good(asked.instruction, mine)
+    else:
+        asked = _ask(rng, item, reference)
+        verdict = preferred(asked.instruction, mine, theirs)
+    if verdict is None:
+        return []
+    text = rationale(asked.instruction, group.spec, group.first_frame, first, other)
+    return [writer.rationale_row(asked, [(item.videos[candidate], text, verdict)], weight)]
+
+
+def _ask(rng: np.random.Generator, item: Shown, reference: int | None) -> Asked:
+    instruction = VIDEO_INSTRUCTIONS[int(rng.choice(len(VIDEO_INSTRUCTIONS), p=LIKELIHOODS))]
+    return Asked(
+        instruction,
+        item.group.spec,
+        item.first_frame if needs_first_frame(instruction) else None,
+        None if reference is None else item.videos[reference],
+    )
+
+
+def train_video_reward(out: Path, recipe: VideoRecipe = VideoRecipe()) -> InternVLForConditionalGeneration:
+    """Train (or go on training: the state is kept in `out/training.pt`) and save to `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(recipe.seed)
+    tokenizer = AutoTokenizer.from_pretrained(recipe.start_from)
+    model = InternVLForConditionalGeneration.from_pretrained(recipe.start_from, dtype=torch.float32)
+    teach_words(model, tokenizer)
+    writer = VideoWriter(tokenizer, recipe.shown)
+    learner = Learner(model)
+    # Weight decay is for matrices; it would only hinder biases and norms.
+    groups = [
+        {"params": [p for p in learner.parameters() if p.ndim >= 2], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in learner.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    state = load_state(out / "training.pt")
+    if state is not None:
+        learner.load_state_dict(state["learner"])
+        optimizer.load_state_dict(state["optimizer"])
+    start = state["step"] if state is not None else 0
+    schedule = Schedule(recipe.steps, decay=recipe.decay, starts=(0, recipe.speaking_steps))
+    save_processor(out, tokenizer)
+    for step in progress(range(start, recipe.steps), "video judge"):
+        schedule.apply(optimizer, step)
+        progress.log(step, **_step(learner, writer, optimizer, step, recipe))
+        if step % 100 == 99 or step == recipe.steps - 1:
+            learner.model.save_pretrained(out)
+            parts = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
+            save_state(out / "training.pt", {**parts, "step": step + 1, "recipe": asdict(recipe)})
+    return learner.model
+
+
+def _step(
+    learner: Learner, writer: VideoWriter, optimizer: torch.optim.Optimizer, step: int, recipe: VideoRecipe
+) -> dict[str, float]:
+    # A generator of its own for each step makes a resumed run see the same data as one that was never stopped.
+    rng = np.random.default_rng((recipe.seed, step))
+    pictures = [still.sample_group(rng) for _ in range(recipe.picture_groups)]
+    drawn = [sample_group(rng) for _ in range(recipe.groups)]
+    frames, shown = lay_out(drawn, recipe.shown, sum(len(group.pictures) for group in pictures))
+    groups = [*pictures, *frames]
+    about_videos = speaking_video_rows(writer, rng, shown, 2, 4, recipe)
+    about_pictures = speaking_rows(writer.words, rng, pictures, 2, 2, PICTURES)
+    if step >= recipe.speaking_steps:
+        about_videos = judgement_video_rows(writer, rng, shown, recipe) + speaking_video_rows(
+            writer, rng, shown, 1, 2, recipe
+        )
+        about_pictures += judgement_rows(writer.words, rng, pictures, PICTURES)
+    with mixed_precision():
+        features, cost, figures = learner.look(pixel_values(groups), targets_of(groups))
+        cost = recipe.detection_weight * cost
+        packed = _pack(writer, about_videos)
+        told, right = loss(learner.model, packed, features)
+        cost = cost + told
+        if about_pictures:
+            still_told, _ = loss(learner.model, _pack(writer, about_pictures), features)
+            cost = cost + recipe.picture_weight * still_told
+    optimizer.zero_grad()
+    cost.backward()
+    norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+    optimizer.step()
+    verdicts, spaced = (writer.words.yes, writer.words.no), writer.words.spaced
+    return {
+        "loss": cost.item(),
+        "videos": told.item(),
+        "places": figures["found"],
+        "verdicts": _accuracy(right, packed, verdicts, 1.0),
+        "after_rationales": _accuracy(right, packed, spaced, 1.0),
+        "statements": _accuracy(right, packed, spaced, recipe.statement_weight),
+        "grad": norm.item(),
+    }
+
+
+def _pack(writer: VideoWriter, rows: list[Row]) -> list[Packed]:
+    return pack_by_length(rows, writer.words.frame, TOKENS_PER_IMAGE, writer.words.tokenizer.pad_token_id, batches=3)
+
+
+def _accuracy(right: Tensor, batches: Sequence[Packed], answers: tuple[int, int], taught: float) -> float:
+    """Share of the targets among `answers`, of weight `taught`, that were the model's first choice."""
+    targets, weights = (
+        torch.cat([getattr(b, name)[b.targets >= 0] for b in batches]) for name in ("targets", "weights")
+    )
+    chosen = torch.isin(targets, torch.tensor(answers)) & ((weights - taught).abs() < 1e-6)
+    return float(right[chosen].float().mean()) if chosen.any() else float("nan")
