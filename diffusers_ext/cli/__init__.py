@@ -9,7 +9,7 @@ import typer
 
 from .. import __version__
 from ..nano.commands import app as nano
-from . import generating, judging, measuring, moving, quantizing
+from . import data, generating, judging, measuring, moving, quantizing, serving
 
 app = typer.Typer(
     name="rewarddance",
@@ -19,6 +19,7 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(nano, name="nano")
+app.add_typer(data.app, name="data")
 for command in (
     judging.score,
     judging.compare,
@@ -29,6 +30,8 @@ for command in (
     measuring.evaluate,
     measuring.demo,
     quantizing.quantize,
+    serving.serve,
+    serving.score_dataset,
 ):
     app.command()(command)
 

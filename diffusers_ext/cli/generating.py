@@ -10,7 +10,7 @@ import typer
 
 from ..rewards.instructions import DEFAULT_INSTRUCTION
 from . import options
-from .loading import load_instruction, load_pipeline, load_reward_model, on_terminal
+from .loading import load_instruction, load_judge, load_pipeline, on_terminal
 from .reporting import print_json, print_table
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def generate(
         raise RankingError(f"{out}: is a file; --out takes a folder")
     if (out / "ranking.json").exists():
         raise RankingError(f"{out}: holds an earlier ranking, which would be mixed up with this one; name a new folder")
-    judge = load_reward_model(model, quantization, device)
+    judge = load_judge(model, quantization, device)
     painter = load_pipeline(pipeline, device)
     settings: dict[str, Any] = {} if pipeline else dict(GENERATOR_OPTIONS)
     if steps is not None:

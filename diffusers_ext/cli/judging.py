@@ -9,7 +9,7 @@ import typer
 
 from ..rewards.instructions import DEFAULT_INSTRUCTION
 from . import options
-from .loading import load_instruction, load_reward_model, on_terminal, read_images
+from .loading import load_instruction, load_judge, on_terminal, read_images
 from .reporting import finish, print_json, print_table
 
 
@@ -27,7 +27,7 @@ def score(
     """Judge each picture on its own."""
     by = load_instruction(instruction, instructions_file)
     good, errors = read_images(images)
-    judge = load_reward_model(model, quantization, device)
+    judge = load_judge(model, quantization, device)
     judged = judge.score(
         [image for _, image in good], prompt, instruction=by, explain=explain, progress=on_terminal() and not json
     )
@@ -61,7 +61,7 @@ def compare(
 
     by = load_instruction(instruction, instructions_file)
     pictures = [load_image(path) for path in (candidate, reference)]
-    judge = load_reward_model(model, quantization, device)
+    judge = load_judge(model, quantization, device)
     (judgement,) = judge.compare(pictures[0], pictures[1], prompt, instruction=by, debias=debias, explain=explain)
     if json:
         files = {"candidate_image": str(candidate), "reference_image": str(reference)}
@@ -92,7 +92,7 @@ def rank(
     by = load_instruction(instruction, instructions_file)
     good, errors = read_images(images)
     against = load_image(reference) if reference else None
-    judge = load_reward_model(model, quantization, device)
+    judge = load_judge(model, quantization, device)
     ranking = rank_images(
         [image for _, image in good],
         prompt,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from ..rewards.instructions import Instruction
     from ..rewards.model import RewardModel
+    from ..rewards.remote import RemoteRewardModel
 
 
 def quiet() -> None:
@@ -31,7 +33,19 @@ def quiet() -> None:
         library.logging.disable_progress_bar()
 
 
+def load_judge(model: str | None, quantization: str | None, device: str | None) -> RewardModel | RemoteRewardModel:
+    """The judge that `--model` names: a folder, a hub id, or the URL of one that is served elsewhere."""
+    if model is None or not model.startswith(("http://", "https://")):
+        return load_reward_model(model, quantization, device)
+    from ..rewards.remote import RemoteRewardModel
+
+    if quantization or device:
+        raise ModelError(f"{model}: where and how a served model runs is for its server to say")
+    return RemoteRewardModel(model, api_key=os.environ.get("REWARDDANCE_API_KEY"))
+
+
 def load_reward_model(model: str | None, quantization: str | None, device: str | None) -> RewardModel:
+    """The judge that `--model` names, in this process."""
     quiet()
     from ..rewards.model import RewardModel
 

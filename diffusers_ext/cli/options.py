@@ -12,7 +12,8 @@ from ..rewards.quantization import SCHEMES
 Prompt: TypeAlias = Annotated[str, typer.Option("--prompt", "-p", help="What the picture was to show.")]
 Images: TypeAlias = Annotated[list[Path], typer.Argument(help="Pictures to judge.", show_default=False)]
 Model: TypeAlias = Annotated[
-    str | None, typer.Option(help="Reward model: a folder or a hub id (owner/name). Default: the nano model.")
+    str | None,
+    typer.Option(help="Reward model: a folder, a hub id (owner/name) or a server's URL. Default: nano."),
 ]
 Pipeline: TypeAlias = Annotated[
     str | None, typer.Option(help="Diffusers pipeline: a folder or a hub id. Default: the nano generator.")

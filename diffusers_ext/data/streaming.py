@@ -32,7 +32,7 @@ def stream(*files: str | Path) -> datasets.IterableDataset:
     try:
         import datasets
     except ImportError as error:
-        raise DataError("streaming needs the datasets library: pip install 'rewarddance[train]'") from error
+        raise DataError("streaming needs the datasets library: pip install 'rewarddance[data]'") from error
     paths = [Path(file) for file in files]
     if not paths:
         raise DataError("no files were given to stream; at least one is needed")

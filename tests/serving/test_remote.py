@@ -298,7 +298,8 @@ def test_cancelling_ends_the_wait_for_a_server_that_hangs(server, pictures):
         judge.score(pictures[:2], PROMPT, cancel=lambda: True)
 
 
-def test_progress_is_shown_on_stderr_alone(remote, pictures, capsys):
+def test_progress_is_shown_on_stderr_alone(remote, pictures, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # has rich take stderr for a terminal
     remote.score(pictures[:2], PROMPT, progress=True)
     shown = capsys.readouterr()
     assert (shown.out, "judging" in shown.err) == ("", True)
@@ -329,3 +330,15 @@ def test_bodies_are_plain_json(server, pictures):
         judge.score(pictures[0].resize((1, 1)), PROMPT)
     assert set(seen[0]) == {"images", "prompt", "instruction", "explain"}
     assert seen[0]["prompt"] == [PROMPT]
+
+
+def test_the_command_line_asks_a_server_by_its_url(untrained_judge, picture_files, rewarddance):
+    server = Server(untrained_judge)
+    with running(server.app) as url:
+        outcome = rewarddance("rank", *picture_files[:3], "-p", PROMPT, "--model", url, "--json")
+        assert outcome.code == 0
+        refused = rewarddance("rank", *picture_files[:3], "-p", PROMPT, "--model", url, "--device", "cpu")
+    expected = [item.log_odds for item in untrained_judge.score(picture_files[:3], PROMPT)]
+    assert json.loads(outcome.stdout)["rewards"] == pytest.approx(expected, abs=1e-4)
+    assert refused.code == 2
+    assert "for its server to say" in refused.stderr
