@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +58,10 @@ def load_reward_model(model: str | None, quantization: str | None, device: str |
 def load_pipeline(pipeline: str | None, device: str | None) -> Any:
     """A text-to-image pipeline on the device (a GPU where there is one), its own progress bar off."""
     quiet()
+    if find_spec("bitsandbytes"):
+        from ..rewards.quantization import import_quietly
+
+        import_quietly("bitsandbytes")  # which diffusers imports where it is installed, and which has notices too
     import torch
     from diffusers import DiffusionPipeline
     from safetensors import SafetensorError
