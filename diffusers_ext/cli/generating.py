@@ -23,8 +23,12 @@ def generate(
     best_of: Annotated[int, typer.Option(help="How many to paint.", min=1)] = 16,
     method: options.Method = "pointwise",
     seed: options.Seed = 0,
-    steps: Annotated[int | None, typer.Option(help="Denoising steps. Default: the pipeline's own.", min=1)] = None,
-    guidance: Annotated[float | None, typer.Option(help="Guidance scale. Default: the pipeline's own.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Denoising steps. Default: the pipeline's own (nano: 20).", min=1)
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Guidance scale. Default: the pipeline's own (nano: 3).")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures painted at a time.", min=1)] = 8,
     model: options.Model = None,
     pipeline: options.Pipeline = None,

@@ -88,5 +88,5 @@ def demo(
         ("all prompts", *(f"{share:.0%}" for share in (report.first, report.random, report.chosen, report.oracle)), "")
     )
     columns = ("prompt", "first", "random", f"chosen of {n}", "oracle's best", "reward")
-    print_table("Correct by the oracle, which the judge knows nothing of", columns, rows)
+    print_table("Correct by the oracle, which the judge (instruction: alignment) knows nothing of", columns, rows)
     typer.echo(f"Contact sheet: {report.sheet}")

@@ -9,7 +9,7 @@ import typer
 
 from ..rewards.quantization import SCHEMES
 
-Prompt: TypeAlias = Annotated[str, typer.Option("--prompt", "-p", help="What the picture was to show.")]
+Prompt: TypeAlias = Annotated[str, typer.Option("--prompt", "-p", help="What the picture or video was to show.")]
 Images: TypeAlias = Annotated[list[Path], typer.Argument(help="Pictures to judge.", show_default=False)]
 Model: TypeAlias = Annotated[
     str | None,
@@ -25,7 +25,10 @@ Device: TypeAlias = Annotated[
 InstructionName: TypeAlias = Annotated[
     str,
     typer.Option(
-        "--instruction", "-i", help="What to judge by: alignment, aesthetics, structure, overall, or your own."
+        "--instruction",
+        "-i",
+        help="What to judge by: alignment, aesthetics, structure, overall (for videos: video-overall, "
+        "video-alignment, video-motion, first-frame, i2v-overall), or your own.",
     ),
 ]
 InstructionsFile: TypeAlias = Annotated[

@@ -46,7 +46,7 @@ def load_image(source: str | Path | Image.Image) -> Image.Image:
     except (IsADirectoryError, PermissionError) as error:
         raise ImageError(f"{name}: cannot be read ({error.strerror})") from error
     except UnidentifiedImageError as error:
-        raise ImageError(f"{name}: not a picture that Pillow reads (for videos there is score_video)") from error
+        raise ImageError(f"{name}: not a picture that Pillow reads (is it a video? use score-video)") from error
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise ImageError(f"{name}: has more than {Image.MAX_IMAGE_PIXELS:,} pixels; scale it down first") from error
     except ImageError:

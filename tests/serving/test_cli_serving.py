@@ -33,24 +33,18 @@ def test_options_that_mean_nothing_are_refused_before_anything_is_started(run, t
     assert isinstance(outcome.exception, InstructionError)
 
 
-COMMANDS = """
-import typer
-from diffusers_ext.cli import serving
-app = typer.Typer()
-app.command()(serving.serve)
-app.command()(serving.score_dataset)
-app()
-"""
-
-
 @pytest.mark.slow
 def test_serve_says_where_it_is_and_ends_when_it_is_interrupted(untrained_model_folder, untrained_judge, pictures):
     pytest.importorskip("ray.serve", reason="needs Ray Serve (pip install 'rewarddance[serve]')")
+    from ray_clusters import ray_cluster
+
     from diffusers_ext.rewards.remote import RemoteRewardModel
 
+    with ray_cluster():  # or skip
+        pass
     ports = [free_port() for _ in range(2)]
     options = ("--model", untrained_model_folder, "--device", "cpu", "--port", ports[0], "--metrics-port", ports[1])
-    command = [sys.executable, "-c", COMMANDS, "serve", *options, "--json"]
+    command = [sys.executable, "-m", "diffusers_ext.cli", "serve", *options, "--json"]
     environment = {**os.environ, "REWARDDANCE_API_KEY": "secret"}
     with subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout is not None

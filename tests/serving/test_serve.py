@@ -71,12 +71,14 @@ def metric(metrics_port):
     return read
 
 
-def eventually(expected, read):
-    """Ray reports its metrics every so often."""
-    deadline = time.monotonic() + 20
-    while (found := read()) != expected and time.monotonic() < deadline:
+def settled(read):
+    """A metric once it no longer changes: Ray reports them every so often."""
+    value, since = read(), time.monotonic()
+    while time.monotonic() - since < 3:
         time.sleep(0.2)
-    assert found == expected
+        if (found := read()) != value:
+            value, since = found, time.monotonic()
+    return value
 
 
 def same(found, expected):
@@ -198,32 +200,32 @@ def test_jpeg_data_urls_and_single_pictures_are_taken(url, pictures, untrained_j
 
 
 def test_a_request_that_comes_twice_is_judged_and_counted_once(url, pictures, metric):
-    before = metric("ray_rewarddance_judgements_total")
+    before = settled(lambda: metric("ray_rewarddance_judgements_total"))
     body, name = {"images": [file(image) for image in pictures], "prompt": PROMPT}, str(uuid.uuid4())
     with ThreadPoolExecutor(3) as threads:  # at once, and again
         answers = list(threads.map(lambda _: post(url, "/score", body, name=name).json(), range(3)))
     answers.append(post(url, "/score", body, name=name).json())
     assert len(answers[0]["judgements"]) == 6
     assert all(answer == answers[0] for answer in answers)
-    eventually(before + 6, lambda: metric("ray_rewarddance_judgements_total"))
+    assert settled(lambda: metric("ray_rewarddance_judgements_total")) == before + 6
     other = post(url, "/score", {**body, "prompt": "a circle"}, name=name)
     assert (other.status_code, "used for another request" in other.text) == (422, True)
 
 
 def test_a_client_that_gave_up_gets_the_answer_when_it_comes_back(url, pictures, metric):
-    before = metric("ray_rewarddance_judgements_total")
+    before = settled(lambda: metric("ray_rewarddance_judgements_total"))
     body, name = {"images": [file(image) for image in pictures] * 2, "prompt": "two stars"}, str(uuid.uuid4())
     with pytest.raises(httpx.TimeoutException):
         post(url, "/score", body, name=name, timeout=httpx.Timeout(10, read=0.02))
     assert len(post(url, "/score", body, name=name).json()["judgements"]) == 12
-    eventually(before + 12, lambda: metric("ray_rewarddance_judgements_total"))
+    assert settled(lambda: metric("ray_rewarddance_judgements_total")) == before + 12
 
 
 def test_requests_are_counted_by_their_status(url, pictures, metric):
     labels = {"endpoint": "compare", "status": "401"}
-    before = metric("ray_rewarddance_requests_total", **labels)
+    before = settled(lambda: metric("ray_rewarddance_requests_total", **labels))
     post(url, "/compare", {}, key="wrong")
-    eventually(before + 1, lambda: metric("ray_rewarddance_requests_total", **labels))
+    assert settled(lambda: metric("ray_rewarddance_requests_total", **labels)) == before + 1
     assert metric("ray_rewarddance_request_seconds_count", endpoint="score") > 0
     assert metric("ray_rewarddance_batch_size_count") > 0
 
@@ -235,7 +237,7 @@ def kill_one_replica():
 
 
 def test_when_a_replica_dies_in_mid_load_nothing_is_lost_or_judged_twice(url, pictures, untrained_judge, metric):
-    before = metric("ray_rewarddance_judgements_total")
+    before = settled(lambda: metric("ray_rewarddance_judgements_total"))
     again = metric("ray_rewarddance_questions_asked_again_total")
     asked = [f"{number} red stars" for number in range(240)]
     shown = [pictures[number % 6] for number in range(240)]
@@ -252,7 +254,7 @@ def test_when_a_replica_dies_in_mid_load_nothing_is_lost_or_judged_twice(url, pi
         found = judge.score(shown, asked, cancel=cancel)
     assert killed.is_set()
     same(found, untrained_judge.score(shown, asked))
-    eventually(before + 240, lambda: metric("ray_rewarddance_judgements_total"))
+    assert settled(lambda: metric("ray_rewarddance_judgements_total")) == before + 240
     assert metric("ray_rewarddance_questions_asked_again_total") > again
 
 

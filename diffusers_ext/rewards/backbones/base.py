@@ -7,6 +7,7 @@ positions they stand; all the rest (batches, padding, sharing, gradients) is the
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,6 +74,9 @@ class Backbone(ABC):
         self.model: Any = model
         self.processor: Any = processor
         self.language: Any = model.base_model.language_model
+        # transformers 5.24 renamed what comes before: only the name of the argument differs.
+        taken = inspect.signature(self.language.forward).parameters
+        self._cache_name = "cache" if "cache" in taken else "past_key_values"
         self.answers = self.answer_tokens()
 
     @property
@@ -185,12 +189,13 @@ class Backbone(ABC):
         Returns:
             [batch, length, width], the last hidden states.
         """
+        kept = {} if cache is None else {self._cache_name: cache}
         return self.language(
             inputs_embeds=embeddings,
             attention_mask=mask,
             position_ids=positions[0] if len(positions) == 1 else positions,
-            past_key_values=cache,
             use_cache=cache is not None,
+            **kept,
             **self.beside(embeddings, shown),
         ).last_hidden_state
 
