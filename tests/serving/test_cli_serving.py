@@ -46,7 +46,9 @@ def test_serve_says_where_it_is_and_ends_when_it_is_interrupted(untrained_model_
     options = ("--model", untrained_model_folder, "--device", "cpu", "--port", ports[0], "--metrics-port", ports[1])
     command = [sys.executable, "-m", "diffusers_ext.cli", "serve", *options, "--json"]
     environment = {**os.environ, "REWARDDANCE_API_KEY": "secret"}
-    with subprocess.Popen([str(part) for part in command], stdout=subprocess.PIPE, env=environment) as process:
+    with subprocess.Popen(
+        [str(part) for part in command], stdout=subprocess.PIPE, env=environment, preexec_fn=heed_interrupts
+    ) as process:
         assert process.stdout is not None
         try:
             line = process.stdout.readline()
@@ -55,11 +57,20 @@ def test_serve_says_where_it_is_and_ends_when_it_is_interrupted(untrained_model_
                 found = [item.reward for item in judge.score(pictures, "a star")]
         finally:
             process.send_signal(signal.SIGINT)
-            rest, _ = process.communicate(timeout=120)
+            try:
+                rest, _ = process.communicate(timeout=60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
     assert rest == b""
     assert found == pytest.approx([item.reward for item in untrained_judge.score(pictures, "a star")], abs=1e-3)
     with socket.socket() as probe:
         assert probe.connect_ex(("127.0.0.1", ports[0])) != 0
+
+
+def heed_interrupts():
+    # Whatever a shell starts in the background ignores them, and so do its children.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def free_port():
