@@ -10,7 +10,7 @@ import typer
 from ..rewards.instructions import DEFAULT_INSTRUCTION
 from . import options
 from .loading import load_instruction, load_judge, on_terminal, read_images
-from .reporting import finish, print_json, print_table
+from .reporting import finish, print_comparison, print_json, print_scores, print_table
 
 
 def score(
@@ -31,15 +31,8 @@ def score(
     judged = judge.score(
         [image for _, image in good], prompt, instruction=by, explain=explain, progress=on_terminal() and not json
     )
-    if json:
-        found = [{"image": str(path), **item.as_dict()} for (path, _), item in zip(good, judged, strict=True)]
-        print_json({"prompt": prompt, "model": judge.name, "judgements": found, "errors": errors})
-    else:
-        rows = [
-            (path, f"{item.reward:.3f}", f"{item.log_odds:+.2f}", item.explanation or "")
-            for (path, _), item in zip(good, judged, strict=True)
-        ]
-        print_table(f"{prompt} ({by.name})", ("image", "reward", "log-odds", "explanation"), rows)
+    paired = [(path, item) for (path, _), item in zip(good, judged, strict=True)]
+    print_scores("image", judge.name, prompt, by.name, paired, errors, json)
     finish(errors)
 
 
@@ -63,13 +56,7 @@ def compare(
     pictures = [load_image(path) for path in (candidate, reference)]
     judge = load_judge(model, quantization, device)
     (judgement,) = judge.compare(pictures[0], pictures[1], prompt, instruction=by, debias=debias, explain=explain)
-    if json:
-        files = {"candidate_image": str(candidate), "reference_image": str(reference)}
-        print_json({"prompt": prompt, "model": judge.name, **files, **judgement.as_dict()})
-        return
-    verdict = f"{candidate if judgement.verdict else reference} is better"
-    rows = [(verdict, f"{judgement.reward:.3f}", f"{judgement.log_odds:+.2f}", judgement.explanation or "")]
-    print_table(f"{prompt} ({by.name})", ("verdict", "P(candidate is better)", "log-odds", "explanation"), rows)
+    print_comparison("image", judge.name, prompt, by.name, candidate, reference, judgement, json)
 
 
 def rank(

@@ -10,7 +10,7 @@ import typer
 from ..rewards.instructions import DEFAULT_VIDEO_INSTRUCTION
 from . import options
 from .loading import load_instruction, load_reward_model, on_terminal
-from .reporting import finish, print_json, print_table
+from .reporting import finish, print_comparison, print_scores
 
 if TYPE_CHECKING:
     from ..rewards.videos import Clip
@@ -47,15 +47,8 @@ def score_video(
         explain=explain,
         progress=on_terminal() and not json,
     )
-    if json:
-        found = [{"video": str(path), **item.as_dict()} for (path, _), item in zip(good, judged, strict=True)]
-        print_json({"prompt": prompt, "model": judge.name, "judgements": found, "errors": errors})
-    else:
-        rows = [
-            (path, f"{item.reward:.3f}", f"{item.log_odds:+.2f}", item.explanation or "")
-            for (path, _), item in zip(good, judged, strict=True)
-        ]
-        print_table(f"{prompt} ({by.name})", ("video", "reward", "log-odds", "explanation"), rows)
+    paired = [(path, item) for (path, _), item in zip(good, judged, strict=True)]
+    print_scores("video", judge.name, prompt, by.name, paired, errors, json)
     finish(errors)
 
 
@@ -90,13 +83,7 @@ def compare_videos(
         debias=debias,
         explain=explain,
     )
-    if json:
-        files = {"candidate_video": str(candidate), "reference_video": str(reference)}
-        print_json({"prompt": prompt, "model": judge.name, **files, **judgement.as_dict()})
-        return
-    verdict = f"{candidate if judgement.verdict else reference} is better"
-    rows = [(verdict, f"{judgement.reward:.3f}", f"{judgement.log_odds:+.2f}", judgement.explanation or "")]
-    print_table(f"{prompt} ({by.name})", ("verdict", "P(candidate is better)", "log-odds", "explanation"), rows)
+    print_comparison("video", judge.name, prompt, by.name, candidate, reference, judgement, json)
 
 
 def _read(paths: list[Path]) -> tuple[list[tuple[Path, Clip]], dict[str, str]]:

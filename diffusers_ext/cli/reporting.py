@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-import json
+import json as json_module
 from collections.abc import Iterable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from ..rewards.judgement import Judgement
 
 
 def print_json(result: dict[str, Any]) -> None:
     """One JSON object on stdout."""
-    typer.echo(json.dumps(result, ensure_ascii=False))
+    typer.echo(json_module.dumps(result, ensure_ascii=False))
 
 
 def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -24,6 +28,37 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[obje
         # Text, not str: a prompt or an explanation may hold what rich would take for markup.
         table.add_row(*(Text(str(cell)) for cell in row))
     Console().print(table)
+
+
+def print_scores(
+    medium: str,
+    judge: str,
+    prompt: str,
+    by: str,
+    judged: Sequence[tuple[Path, Judgement]],
+    errors: dict[str, str],
+    json: bool,
+) -> None:
+    """What `score` and `score-video` found; `medium` is what they call a file."""
+    if json:
+        found = [{medium: str(path), **item.as_dict()} for path, item in judged]
+        print_json({"prompt": prompt, "model": judge, "judgements": found, "errors": errors})
+        return
+    rows = [(path, f"{item.reward:.3f}", f"{item.log_odds:+.2f}", item.explanation or "") for path, item in judged]
+    print_table(f"{prompt} ({by})", (medium, "reward", "log-odds", "explanation"), rows)
+
+
+def print_comparison(
+    medium: str, judge: str, prompt: str, by: str, candidate: Path, reference: Path, judgement: Judgement, json: bool
+) -> None:
+    """What `compare` and `compare-videos` found."""
+    if json:
+        files = {f"candidate_{medium}": str(candidate), f"reference_{medium}": str(reference)}
+        print_json({"prompt": prompt, "model": judge, **files, **judgement.as_dict()})
+        return
+    verdict = f"{candidate if judgement.verdict else reference} is better"
+    rows = [(verdict, f"{judgement.reward:.3f}", f"{judgement.log_odds:+.2f}", judgement.explanation or "")]
+    print_table(f"{prompt} ({by})", ("verdict", "P(candidate is better)", "log-odds", "explanation"), rows)
 
 
 def finish(errors: dict[str, str]) -> None:

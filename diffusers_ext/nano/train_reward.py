@@ -8,6 +8,7 @@ Every step draws fresh pictures, so nothing is ever seen twice.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from ..rewards import prompts
 from ..rewards.instructions import PRESETS
 from .detection import Detector, Targets, targets_of
 from .generated import Pool
-from .packing import Branch, Item, Picture, Row, loss, pack_by_length
+from .packing import Branch, Item, Packed, Picture, Row, loss, pack_by_length
 from .preferences import INSTRUCTIONS, Group, caption, good, marks, preferred, rationale, sample_group, statements
 from .reward_model import (
     ARCHITECTURES,
@@ -91,9 +92,10 @@ class Writer:
     def _pieces(self, instruction: str, prompt: str, pairwise: bool, explain: bool) -> tuple[tuple[int, ...], ...]:
         """The tokens of a question around its pictures: before, (between,) after."""
         messages = prompts.question(PRESETS[instruction], prompt, pairwise=pairwise, explain=explain)
-        return self._around_pictures(messages)
+        return self.around_pictures(messages)
 
-    def _around_pictures(self, messages: list[prompts.Message]) -> tuple[tuple[int, ...], ...]:
+    def around_pictures(self, messages: list[prompts.Message]) -> tuple[tuple[int, ...], ...]:
+        """The tokens of a chat before, between and after its pictures."""
         text = self.tokenizer.apply_chat_template(
             messages, chat_template=CHAT_TEMPLATE, add_generation_prompt=True, tokenize=False
         )
@@ -102,7 +104,7 @@ class Writer:
     def caption_row(self, captions: list[tuple[int, str]], weight: float) -> Row:
         """Several pictures (by index), each with its caption."""
         content = [{"type": "text", "text": f"{DESCRIBE}\n"}, prompts.IMAGE]
-        before, after = self._around_pictures([{"role": "user", "content": content}])
+        before, after = self.around_pictures([{"role": "user", "content": content}])
         end = self.tokenizer.eos_token_id
         answers = [(index, (*self.encode(text), end)) for index, text in captions]
         branches = (Branch((Picture(index), *after), text, (weight,) * len(text)) for index, text in answers)
@@ -111,7 +113,7 @@ class Writer:
     def statement_row(self, checked: list[tuple[int, list[tuple[str, bool]]]], weight: float) -> Row:
         """Several pictures (by index), each with statements and whether they are true; only the latter is taught."""
         content = [{"type": "text", "text": f"{CHECK}\n"}, prompts.IMAGE]
-        before, after = self._around_pictures([{"role": "user", "content": content}])
+        before, after = self.around_pictures([{"role": "user", "content": content}])
         branches: list[Branch] = []
         for index, found in checked:
             tokens: list[int] = []
@@ -231,9 +233,12 @@ def lesson_rows(
     return judgement_rows(writer, rng, groups, recipe) + speaking_rows(writer, rng, groups, 3, 2, recipe)
 
 
-def _accuracy(right: Tensor, targets: Tensor, weights: Tensor, answers: tuple[int, int], taught: float) -> float:
+def accuracy(right: Tensor, batches: Sequence[Packed], answers: tuple[int, int], taught: float) -> float:
     """Share of the targets among `answers`, of weight `taught`, that were the model's first choice."""
-    chosen = ((targets == answers[0]) | (targets == answers[1])) & ((weights - taught).abs() < 1e-6)
+    targets, weights = (
+        torch.cat([getattr(packed, name)[packed.targets >= 0] for packed in batches]) for name in ("targets", "weights")
+    )
+    chosen = torch.isin(targets, torch.tensor(answers)) & ((weights - taught).abs() < 1e-6)
     return float(right[chosen].float().mean()) if chosen.any() else float("nan")
 
 
@@ -251,6 +256,15 @@ class Learner(torch.nn.Module):
         return features, *self.detector(features, targets)
 
 
+def optimizer_of(learner: Learner, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """Weight decay is for matrices; it would only hinder biases and norms."""
+    groups = [
+        {"params": [p for p in learner.parameters() if p.ndim >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in learner.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+
+
 def train_reward(out: Path, recipe: RewardRecipe = RewardRecipe()) -> InternVLForConditionalGeneration:
     """Train (or go on training: the state is kept in `out/training.pt`) and save to `out`."""
     out.mkdir(parents=True, exist_ok=True)
@@ -263,12 +277,7 @@ def train_reward(out: Path, recipe: RewardRecipe = RewardRecipe()) -> InternVLFo
     else:
         model = build_model(ARCHITECTURES[recipe.architecture], tokenizer)
     learner = Learner(model)
-    # Weight decay is for matrices; it would only hinder biases and norms.
-    groups = [
-        {"params": [p for p in learner.parameters() if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in learner.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    optimizer = optimizer_of(learner, recipe.learning_rate, recipe.weight_decay)
     state = load_state(out / "training.pt")
     if state is not None:
         learner.load_state_dict(state["learner"])
@@ -326,13 +335,10 @@ def _speak(
     rows = lesson_rows(writer, rng, step, recipe, drawn)
     batches = pack_by_length(rows, writer.frame, TOKENS_PER_IMAGE, writer.tokenizer.pad_token_id, batches=3)
     value, right = loss(model, batches, features)
-    targets, weights = (
-        torch.cat([getattr(packed, name)[packed.targets >= 0] for packed in batches]) for name in ("targets", "weights")
-    )
     return value, {
-        "verdicts": _accuracy(right, targets, weights, (writer.yes, writer.no), 1.0),
-        "after_rationales": _accuracy(right, targets, weights, writer.spaced, 1.0),
-        "statements": _accuracy(right, targets, weights, writer.spaced, recipe.statement_weight),
+        "verdicts": accuracy(right, batches, (writer.yes, writer.no), 1.0),
+        "after_rationales": accuracy(right, batches, writer.spaced, 1.0),
+        "statements": accuracy(right, batches, writer.spaced, recipe.statement_weight),
     }
 
 

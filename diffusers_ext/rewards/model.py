@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import torch
 from safetensors import SafetensorError
@@ -22,12 +22,13 @@ from transformers import (
 )
 
 from . import prompts
+from .arguments import check_batch_size, check_count, example_images, judging, one_each, prompts_for
 from .backbones import backbone_of, backbone_type
 from .combining import Combiner
 from .config import RewardConfig
 from .differentiable import candidate_log_odds
 from .engine import Engine
-from .errors import ImageError, ModelError, PromptTextError
+from .errors import ModelError, PromptTextError
 from .images import as_images, check_batch
 from .instructions import DEFAULT_INSTRUCTION, DEFAULT_VIDEO_INSTRUCTION, Instruction, get_instruction
 from .judgement import Judgement
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from .videos import VideoInput
 
 _ATTENTIONS: Final = ("sdpa", "eager", "flash_attention_2")
-T = TypeVar("T")
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -348,16 +348,14 @@ class RewardModel:
             PromptTextError: an empty prompt, or not as many prompts as pictures.
         """
         by, candidates = get_instruction(instruction), check_batch(images)
-        asked = _prompts(prompt, len(candidates))
+        asked = prompts_for(prompt, len(candidates))
         against: Tensor | list[Image.Image] | None = None
         if isinstance(reference, Tensor):
             against = check_batch(reference)
         elif reference is not None:
             against = as_images(reference)
-        if against is not None and len(against) not in (1, len(candidates)):
-            raise ImageError(
-                f"got {len(against)} references for {len(candidates)} candidates; give one for all, or one each"
-            )
+        if against is not None:
+            check_count(len(against), len(candidates))
         texts = [self._text(by, text, against is not None, explain=False) for text in asked]
         with self._combiner.alone():
             value = candidate_log_odds(
@@ -365,7 +363,7 @@ class RewardModel:
                 [self.backbone.pieces(text) for text in texts],
                 candidates,
                 against,
-                _examples(by),
+                example_images(by),
                 debias,
                 checkpointing,
             )
@@ -385,10 +383,11 @@ class RewardModel:
         by: Instruction,
         options: _Options,
     ) -> list[Judgement]:
-        asked, firsts = _prompts(prompt, len(shown)), _one_each(firsts, len(shown), "first frames")
+        asked, firsts = prompts_for(prompt, len(shown)), one_each(firsts, len(shown), "first frames")
+        examples = [Picture.of(image) for image in example_images(by)]
         answers = self._answer(
             [
-                self._question(by, text, first, None, candidate, options.explain)
+                self._question(by, examples, text, first, None, candidate, options.explain)
                 for candidate, first, text in zip(shown, firsts, asked, strict=True)
             ],
             options,
@@ -410,12 +409,13 @@ class RewardModel:
         options: _Options,
     ) -> list[Judgement]:
         count = len(judged)
-        asked, firsts = _prompts(prompt, count), _one_each(firsts, count, "first frames")
+        asked, firsts = prompts_for(prompt, count), one_each(firsts, count, "first frames")
+        examples = [Picture.of(image) for image in example_images(by)]
         numbers = list(range(count)) if len(against) > 1 else [0] * count
-        pairs = list(zip(judged, _one_each(against, count, "references"), strict=True))
+        pairs = list(zip(judged, one_each(against, count), strict=True))
         orders = [pairs, [(second, first) for first, second in pairs]] if debias else [pairs]
         questions = [
-            self._question(by, text, first, reference, candidate, options.explain)
+            self._question(by, examples, text, first, reference, candidate, options.explain)
             for order in orders
             for (candidate, reference), first, text in zip(order, firsts, asked, strict=True)
         ]
@@ -448,6 +448,7 @@ class RewardModel:
     def _question(
         self,
         by: Instruction,
+        examples: Sequence[Picture],
         prompt: str,
         first: Picture | None,
         reference: _Shown | None,
@@ -455,7 +456,7 @@ class RewardModel:
         explain: bool,
     ) -> _Asked:
         shown: dict[str, Any] = {"candidate": candidate.parts, "first_frame": first is not None}
-        pictures = [Picture.of(image) for image in _examples(by)]
+        pictures = list(examples)
         if first is not None:
             pictures.append(first)
         if reference is not None:
@@ -465,10 +466,9 @@ class RewardModel:
         return _Asked(text, Question(tuple(self.backbone.pieces(text)), (*pictures, *candidate.pictures)))
 
     def _answer(self, questions: Sequence[_Asked], options: _Options) -> list[_Answer]:
-        if options.batch_size is not None and options.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {options.batch_size}")
+        check_batch_size(options.batch_size)
         way = _Way(options.explain, options.batch_size)
-        with _progress(len(questions), options.progress) as advance:
+        with judging(len(questions), options.progress) as advance:
             return self._combiner.ask(questions, way, advance, options.cancel)
 
     def _answers(self, asked: Sequence[_Asked], way: _Way) -> Iterator[list[tuple[int, _Answer]]]:
@@ -488,42 +488,12 @@ class RewardModel:
         return Question(tuple(self.backbone.pieces(text)), asked.question.pictures)
 
 
-def _prompts(prompt: str | Sequence[str], count: int) -> list[str]:
-    found = [prompt] * count if isinstance(prompt, str) else list(prompt)
-    if len(found) != count:
-        raise PromptTextError(f"got {len(found)} prompts for {count} pictures; give one for all, or one each")
-    if not all(text.strip() for text in found):
-        raise PromptTextError("the prompt is empty; say what the picture was to show")
-    return found
-
-
 def _still(images: ImageInput | Sequence[ImageInput]) -> list[_Shown]:
     return [_Shown((prompts.IMAGE,), (Picture.of(image),)) for image in as_images(images)]
 
 
 def _firsts(images: ImageInput | Sequence[ImageInput] | None) -> list[Picture | None]:
     return [None] if images is None else [Picture.of(image) for image in as_images(images)]
-
-
-def _examples(by: Instruction) -> list[Image.Image]:
-    paths = [path for item in by.examples for path in (item.reference, item.candidate) if path is not None]
-    return as_images(paths) if paths else []
-
-
-def _one_each(items: Sequence[T], count: int, name: str) -> list[T]:
-    if len(items) not in (1, count):
-        raise ImageError(f"got {len(items)} {name} for {count} candidates; give one for all, or one each")
-    return list(items) * (count if len(items) == 1 else 1)
-
-
-@contextmanager
-def _progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
-        task = bar.add_task("judging", total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def _check_source(source: str, folder: Path) -> None:

@@ -12,21 +12,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from . import prompts
+from .arguments import check_batch_size, check_count, example_images, prompts_for
 from .config import RewardConfig
 from .errors import ModelError
 from .images import as_images
 from .instructions import DEFAULT_INSTRUCTION, Instruction, get_instruction
 from .judgement import Judgement
-from .remote import (
-    Connection,
-    RemoteError,
-    check_batch_size,
-    check_references,
-    encoded,
-    gather,
-    is_finite,
-    prompts_for,
-)
+from .remote import Connection, RemoteError, encoded, gather, is_finite
 from .tokens import NO, YES
 
 if TYPE_CHECKING:
@@ -38,7 +30,61 @@ TOP: Final = 20
 """How many tokens servers list with their log-probabilities; OpenAI and vLLM allow no more."""
 
 
-class OpenAIRewardModel:
+class _Served:
+    """A server, a model there, and how the log-odds of its verdicts are calibrated."""
+
+    usual_timeout = 120.0
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        api_key: str | None = None,
+        timeout: float | None = None,
+        retries: int = 4,
+        concurrency: int = 16,
+        config: RewardConfig | None = None,
+    ) -> None:
+        """Name a server and a model; nothing is sent before the first question.
+
+        Args:
+            url: where it is, ``http://host:port``, with or without ``/v1``.
+            model: what the server calls the model.
+            api_key: its key, if it wants one.
+            timeout: seconds for one attempt at a request; by default `usual_timeout`.
+            retries: how often a request is tried again after connection errors, time-outs and the statuses 429 and 5xx.
+            concurrency: questions under way at a time; the server puts them into batches.
+            config: temperatures, and how long a chain of thought may get.
+
+        Raises:
+            ModelError: not a URL, or settings that make no sense.
+        """
+        if concurrency < 1:
+            raise ModelError(f"concurrency must be at least 1, not {concurrency}")
+        self.name = model
+        self.config = config or RewardConfig()
+        self._connection = Connection(_base(url), api_key, self.usual_timeout if timeout is None else timeout, retries)
+        self._concurrency = concurrency
+
+    def close(self) -> None:
+        """Let go of the sockets."""
+        self._connection.close()
+
+    def _gather(
+        self,
+        ask: Callable[[range, threading.Event], list[Judgement]],
+        count: int,
+        batch_size: int | None,
+        progress: bool,
+        cancel: Callable[[], bool] | None,
+    ) -> list[Judgement]:
+        """Have `count` questions answered, each a request of its own."""
+        check_batch_size(batch_size)
+        parts = [range(index, index + 1) for index in range(count)]
+        return gather(ask, parts, batch_size or self._concurrency, progress, cancel)
+
+
+class OpenAIRewardModel(_Served):
     """A vision-language model behind `/v1/chat/completions`, with the face of :class:`~diffusers_ext.RewardModel`.
 
     The server lists the log-probabilities of the likeliest 20 tokens. The spellings of yes among them are put together
@@ -52,41 +98,6 @@ class OpenAIRewardModel:
         >>> judge = OpenAIRewardModel("http://localhost:8000", "OpenGVLab/InternVL3_5-38B-HF")
         >>> judge.score("a.png", "a red fox in the snow")
     """
-
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        api_key: str | None = None,
-        timeout: float = 120.0,
-        retries: int = 4,
-        concurrency: int = 16,
-        config: RewardConfig | None = None,
-    ) -> None:
-        """Name a server and a model; nothing is sent before the first question.
-
-        Args:
-            url: where it is, ``http://host:port``, with or without ``/v1``.
-            model: what the server calls the model.
-            api_key: its key, if it wants one.
-            timeout: seconds for one attempt at a request.
-            retries: how often a request is tried again after connection errors, time-outs and the statuses 429 and 5xx.
-            concurrency: questions under way at a time; the server puts them into batches.
-            config: temperatures, and how long a chain of thought may get.
-
-        Raises:
-            ModelError: not a URL, or settings that make no sense.
-        """
-        if concurrency < 1:
-            raise ModelError(f"concurrency must be at least 1, not {concurrency}")
-        self.name = model
-        self.config = config or RewardConfig()
-        self._connection = Connection(_base(url), api_key, timeout, retries)
-        self._concurrency = concurrency
-
-    def close(self) -> None:
-        """Let go of the sockets."""
-        self._connection.close()
 
     def score(
         self,
@@ -154,7 +165,7 @@ class OpenAIRewardModel:
             RemoteError: the server cannot be reached, refuses, or answers what cannot be.
         """
         judged, against, by = as_images(candidates), as_images(reference), get_instruction(instruction)
-        check_references(len(against), len(judged))
+        check_count(len(against), len(judged))
         asked = prompts_for(prompt, len(judged))
         temperature = self.config.cot_temperature if explain else self.config.temperature
 
@@ -170,17 +181,6 @@ class OpenAIRewardModel:
 
         return self._gather(ask, len(judged), batch_size, progress, cancel)
 
-    def _gather(
-        self,
-        ask: Callable[[range, threading.Event], list[Judgement]],
-        count: int,
-        batch_size: int | None,
-        progress: bool,
-        cancel: Callable[[], bool] | None,
-    ) -> list[Judgement]:
-        check_batch_size(batch_size)
-        return gather(ask, _one_by_one(count), batch_size or self._concurrency, progress, cancel)
-
     def _answer(
         self,
         by: Instruction,
@@ -193,7 +193,7 @@ class OpenAIRewardModel:
         """Log-odds of yes, and the chain of thought if there was to be one."""
         asked = prompts.question(by, prompt, pairwise=reference is not None, explain=explain)
         shown = [picture for picture in (reference, candidate) if picture is not None]
-        messages = with_pictures(asked, [*_examples(by), *shown])
+        messages = with_pictures(asked, [*example_images(by), *shown])
         if not explain:
             return self._log_odds(messages, {}, stop), None
         limit = {"max_tokens": self.config.max_new_tokens, "stop": [prompts.VERDICT]}
@@ -277,20 +277,11 @@ def with_pictures(messages: Iterable[prompts.Message], pictures: Sequence[Image.
     return [{**message, "content": [part(item) for item in message["content"]]} for message in messages]
 
 
-def _examples(by: Instruction) -> list[Image.Image]:
-    paths = [path for item in by.examples for path in (item.reference, item.candidate) if path is not None]
-    return as_images(paths) if paths else []
-
-
 def _base(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1")
 
 
-def _one_by_one(count: int) -> list[range]:
-    return [range(index, index + 1) for index in range(count)]
-
-
-class RerankerRewardModel:
+class RerankerRewardModel(_Served):
     """Qwen3-VL-Reranker behind vLLM's `/classify`; it judges one picture at a time and at once, as in process.
 
     Start it as a classifier whose one logit is that of "yes" less that of "no", and leave its chat template alone::
@@ -300,27 +291,7 @@ class RerankerRewardModel:
           "is_original_qwen3_reranker": true}'
     """
 
-    def __init__(
-        self,
-        url: str,
-        model: str,
-        api_key: str | None = None,
-        timeout: float = 60.0,
-        retries: int = 4,
-        concurrency: int = 16,
-        config: RewardConfig | None = None,
-    ) -> None:
-        """Name a server and a model; the arguments are those of :class:`OpenAIRewardModel`."""
-        if concurrency < 1:
-            raise ModelError(f"concurrency must be at least 1, not {concurrency}")
-        self.name = model
-        self.config = config or RewardConfig()
-        self._connection = Connection(_base(url), api_key, timeout, retries)
-        self._concurrency = concurrency
-
-    def close(self) -> None:
-        """Let go of the sockets."""
-        self._connection.close()
+    usual_timeout = 60.0
 
     def score(
         self,
@@ -339,7 +310,6 @@ class RerankerRewardModel:
         """
         candidates, by = as_images(images), get_instruction(instruction)
         asked = prompts_for(prompt, len(candidates))
-        check_batch_size(batch_size)
         if explain or by.examples:
             raise ModelError(f"{self.name}: a reranker judges at once and without examples; it cannot explain")
 
@@ -348,7 +318,7 @@ class RerankerRewardModel:
             value = self._logit(by, asked[index], candidates[index], stop) / self.config.pointwise_temperature
             return [Judgement(value, by.name, by.criteria, index)]
 
-        return gather(ask, _one_by_one(len(candidates)), batch_size or self._concurrency, progress, cancel)
+        return self._gather(ask, len(candidates), batch_size, progress, cancel)
 
     def compare(self, *_: Any, **__: Any) -> list[Judgement]:
         """Refused: a reranker sees one picture only.
@@ -361,7 +331,7 @@ class RerankerRewardModel:
         )
 
     def _logit(self, by: Instruction, prompt: str, candidate: Image.Image, stop: threading.Event) -> float:
-        messages = with_pictures(_reranker_question(by, prompt), [candidate])
+        messages = with_pictures(prompts.reranker_question(by, prompt), [candidate])
         # Without the activation the answer is the logit itself, which does not saturate.
         options = {"add_generation_prompt": True, "use_activation": False}
         answer = self._connection.post("/classify", {"model": self.name, "messages": messages, **options}, stop)
@@ -374,14 +344,3 @@ class RerankerRewardModel:
                 'server with "classifier_from_token": ["no", "yes"] (docs/serving.md)'
             )
         return float(values[0])
-
-
-def _reranker_question(by: Instruction, prompt: str) -> list[prompts.Message]:
-    from .backbones.qwen3_vl_reranker import SYSTEM
-
-    asked = [f"<Instruct>: {by.text}", "<Query>:", prompt, "\n<Document>:"]
-    content = [*({"type": "text", "text": text} for text in asked), prompts.IMAGE]
-    return [
-        {"role": "system", "content": [{"type": "text", "text": SYSTEM}]},
-        {"role": "user", "content": content},
-    ]

@@ -79,3 +79,31 @@ def _ask(
         content += [_text(f"{opening}{name}:"), *parts]
         opening = "\n"
     return {"role": "user", "content": [*content, _text(f"\nPrompt: {prompt}")]}
+
+
+RERANKER_SYSTEM: Final = (
+    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
+    'Note that the answer can only be "yes" or "no".'
+)
+
+
+def reranker_question(instruction: Instruction, prompt: str, document: Sequence[Part] = (IMAGE,)) -> list[Message]:
+    """One judgement in the words of Qwen3-VL-Reranker, as published with the model: the prompt is its query."""
+    asked = (_text(text) for text in (f"<Instruct>: {instruction.text}", "<Query>:", prompt, "\n<Document>:"))
+    return [
+        {"role": "system", "content": [_text(RERANKER_SYSTEM)]},
+        {"role": "user", "content": [*asked, *document]},
+    ]
+
+
+def frame_label(number: int) -> str:
+    """The words before a frame of a video that is shown as numbered pictures, as InternVL is."""
+    return f"Frame{number}: "
+
+
+def numbered_frames(count: int) -> list[Part]:
+    """The places of a video's frames and the words between them."""
+    parts: list[Part] = []
+    for number in range(1, count + 1):
+        parts += [_text(("\n" if number > 1 else "") + frame_label(number)), IMAGE]
+    return parts

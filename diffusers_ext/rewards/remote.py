@@ -14,12 +14,12 @@ import random
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final
 
+from .arguments import check_batch_size, check_count, judging, prompts_for
 from .errors import Cancelled, ImageError, InstructionError, ModelError, PromptTextError, RewardDanceError
 from .images import as_images, load_image
 from .instructions import DEFAULT_INSTRUCTION, Example, Instruction
@@ -237,7 +237,7 @@ def gather(
     try:
         _stop_if(cancel, 0, count)
         waiting = {pool.submit(ask, part, stop): part for part in parts}
-        with _bar(count, progress) as advance:
+        with judging(count, progress) as advance:
             while waiting:
                 done, _ = wait(waiting, _PATIENCE, FIRST_COMPLETED)
                 for future in sorted(done, key=_failed):  # what went well is kept before an error is raised
@@ -262,41 +262,6 @@ def _stop_if(cancel: Callable[[], bool] | None, judged: int, count: int) -> None
 
 def _failed(future: Future[list[Judgement]]) -> bool:
     return future.exception() is not None
-
-
-@contextmanager
-def _bar(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=not shown) as bar:
-        task = bar.add_task("judging", total=total)
-        yield lambda count: bar.advance(task, count)
-
-
-def prompts_for(prompt: str | Sequence[str], count: int) -> list[str]:
-    """A prompt for each of `count` pictures.
-
-    Raises:
-        PromptTextError: an empty prompt, or not as many prompts as pictures.
-    """
-    found = [prompt] * count if isinstance(prompt, str) else list(prompt)
-    if len(found) != count:
-        raise PromptTextError(f"got {len(found)} prompts for {count} pictures; give one for all, or one each")
-    if not all(text.strip() for text in found):
-        raise PromptTextError("the prompt is empty; say what the picture was to show")
-    return found
-
-
-def check_references(count: int, candidates: int) -> None:
-    """Refuse a number of references that is neither one nor that of the candidates."""
-    if count not in (1, candidates):
-        raise ImageError(f"got {count} references for {candidates} candidates; give one for all, or one each")
-
-
-def check_batch_size(batch_size: int | None) -> None:
-    if batch_size is not None and batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
 
 
 def encoded(image: Image.Image) -> str:
@@ -451,7 +416,7 @@ class RemoteRewardModel:
             RemoteError: the server cannot be reached, refuses, or answers what cannot be.
         """
         judged, against = as_images(candidates), as_images(reference)
-        check_references(len(against), len(judged))
+        check_count(len(against), len(judged))
         asked = prompts_for(prompt, len(judged))
         common = {"instruction": _named(instruction), "explain": explain, "debias": debias}
 

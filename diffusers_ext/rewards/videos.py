@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
-import numpy as np
 from PIL import Image
 
 from .errors import RewardDanceError
@@ -60,9 +59,13 @@ class Clip:
             wanted = min(wanted, max(1, round(len(self.frames) * rate / self.rate)))
         if wanted >= len(self.frames):
             return self
-        # The middles of equal stretches, so that neither end weighs more.
-        places = ((np.arange(wanted) + 0.5) * len(self.frames) / wanted).astype(int)
+        places = spread(len(self.frames), wanted)
         return Clip(tuple(self.frames[place] for place in places), self.rate * wanted / len(self.frames))
+
+
+def spread(total: int, count: int) -> tuple[int, ...]:
+    """Which `count` of `total` frames are shown: the middles of equal stretches, so that neither end weighs more."""
+    return tuple(int((index + 0.5) * total / count) for index in range(count)) if count < total else tuple(range(total))
 
 
 def load_video(source: str | Path) -> Clip:

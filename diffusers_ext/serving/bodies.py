@@ -10,9 +10,9 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationError
 
+from ..rewards.arguments import check_count, prompts_for
 from ..rewards.errors import ImageError, RewardDanceError
 from ..rewards.instructions import DEFAULT_INSTRUCTION, Instruction, get_instruction
-from ..rewards.remote import check_references, prompts_for
 from .questions import Asked, Recipe, Shown, Way, opened
 
 
@@ -107,7 +107,7 @@ def compare_questions(content: bytes, limits: Limits, own: Mapping[str, Recipe])
     way = Way(_recipe(body.instruction, limits, own), pairwise=True, explain=body.explain, debias=body.debias)
     judged = _pictures(candidates, "candidates", limits)
     against = _pictures(references, "reference", limits)
-    check_references(len(against), len(judged))
+    check_count(len(against), len(judged))
     asked = prompts_for(body.prompt, len(judged))
     numbers = list(range(len(judged))) if len(against) > 1 else [0] * len(judged)
     return [

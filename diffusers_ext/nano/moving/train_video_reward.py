@@ -15,16 +15,16 @@ from typing import Final
 
 import numpy as np
 import torch
-from torch import Tensor
 from transformers import AutoTokenizer, InternVLForConditionalGeneration
 
+from ...rewards.videos import spread
 from .. import DEFAULT_REWARD_MODEL
 from .. import preferences as still
 from ..detection import targets_of
 from ..packing import Packed, Row, loss, pack_by_length
 from ..preferences import Group
 from ..reward_model import TOKENS_PER_IMAGE, save_processor
-from ..train_reward import Learner, RewardRecipe, judgement_rows, pixel_values, speaking_rows
+from ..train_reward import Learner, RewardRecipe, accuracy, judgement_rows, optimizer_of, pixel_values, speaking_rows
 from ..training import Schedule, load_state, mixed_precision, progress, save_state
 from .preferences import (
     GROUP,
@@ -40,7 +40,7 @@ from .preferences import (
     sample_group,
     statements,
 )
-from .questions import SHOWN, shown_frames
+from .questions import SHOWN
 from .scenes import FRAMES
 from .vocabulary import teach_words
 from .writing import Asked, Frames, VideoWriter
@@ -91,7 +91,7 @@ class Shown:
 
 def lay_out(groups: Sequence[VideoGroup], shown: int, start: int) -> tuple[list[Group], list[Shown]]:
     """All pictures of all groups in order, and where each is if they come after `start` others."""
-    chosen = shown_frames(FRAMES, shown)
+    chosen = spread(FRAMES, shown)
     pictures: list[Group] = []
     places: list[Shown] = []
     for group in groups:
@@ -182,12 +182,7 @@ def train_video_reward(out: Path, recipe: VideoRecipe = VideoRecipe()) -> Intern
     teach_words(model, tokenizer)
     writer = VideoWriter(tokenizer, recipe.shown)
     learner = Learner(model)
-    # Weight decay is for matrices; it would only hinder biases and norms.
-    groups = [
-        {"params": [p for p in learner.parameters() if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in learner.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, betas=(0.9, 0.98))
+    optimizer = optimizer_of(learner, recipe.learning_rate, recipe.weight_decay)
     state = load_state(out / "training.pt")
     if state is not None:
         learner.load_state_dict(state["learner"])
@@ -239,21 +234,12 @@ def _step(
         "loss": cost.item(),
         "videos": told.item(),
         "places": figures["found"],
-        "verdicts": _accuracy(right, packed, verdicts, 1.0),
-        "after_rationales": _accuracy(right, packed, spaced, 1.0),
-        "statements": _accuracy(right, packed, spaced, recipe.statement_weight),
+        "verdicts": accuracy(right, packed, verdicts, 1.0),
+        "after_rationales": accuracy(right, packed, spaced, 1.0),
+        "statements": accuracy(right, packed, spaced, recipe.statement_weight),
         "grad": norm.item(),
     }
 
 
 def _pack(writer: VideoWriter, rows: list[Row]) -> list[Packed]:
     return pack_by_length(rows, writer.words.frame, TOKENS_PER_IMAGE, writer.words.tokenizer.pad_token_id, batches=3)
-
-
-def _accuracy(right: Tensor, batches: Sequence[Packed], answers: tuple[int, int], taught: float) -> float:
-    """Share of the targets among `answers`, of weight `taught`, that were the model's first choice."""
-    targets, weights = (
-        torch.cat([getattr(b, name)[b.targets >= 0] for b in batches]) for name in ("targets", "weights")
-    )
-    chosen = torch.isin(targets, torch.tensor(answers)) & ((weights - taught).abs() < 1e-6)
-    return float(right[chosen].float().mean()) if chosen.any() else float("nan")

@@ -8,15 +8,15 @@ import torch
 from tokenizers import AddedToken
 from transformers import InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
+from ...rewards.prompts import frame_label
 from .preferences import BADLY, SMOOTHLY
-from .questions import numbered
 from .scenes import DIRECTIONS, FRAMES, SPEEDS
 
 SPOKEN: Final = ("standing", "still", "moving", *DIRECTIONS, *SPEEDS, *SMOOTHLY, *BADLY, "Motion", "Fidelity")
 WORDS: Final = (
     *(f" {word}" for word in dict.fromkeys(SPOKEN)),
     "First",
-    *(numbered(frame) for frame in range(1, FRAMES + 1)),
+    *(frame_label(frame) for frame in range(1, FRAMES + 1)),
 )
 
 

@@ -12,9 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from ...rewards import prompts
 from ...rewards.instructions import PRESETS
 from ..packing import Branch, Item, Picture, Row
-from ..reward_model import CHAT_TEMPLATE, CONTEXT
 from ..train_reward import Writer
-from .questions import SHOWN, parts, request
+from .questions import SHOWN, request
 from .scenes import VideoSpec
 
 DESCRIBE: Final = "Describe the video."
@@ -56,16 +55,8 @@ class VideoWriter:
         self.shown = shown
         self._question = lru_cache(maxsize=20000)(self._asked)
 
-    def _pieces(self, messages: list[prompts.Message]) -> Pieces:
-        """The tokens before, between and after the pictures of a chat."""
-        text = self.words.tokenizer.apply_chat_template(
-            messages, chat_template=CHAT_TEMPLATE, add_generation_prompt=True, tokenize=False
-        )
-        assert isinstance(text, str)
-        return tuple(self.words.encode(piece) for piece in text.split(CONTEXT))
-
     def _asked(self, instruction: str, prompt: str, pairwise: bool, explain: bool, first_frame: bool) -> Pieces:
-        video = parts(self.shown)
+        video = prompts.numbered_frames(self.shown)
         messages = prompts.question(
             PRESETS[instruction],
             prompt,
@@ -75,11 +66,11 @@ class VideoWriter:
             reference=video,
             first_frame=first_frame,
         )
-        return self._pieces(messages)
+        return self.words.around_pictures(messages)
 
     def caption_row(self, captions: Sequence[tuple[Frames, str]], weight: float) -> Row:
         """Several videos, each with its caption."""
-        pieces = self._pieces(request(DESCRIBE, self.shown))
+        pieces = self.words.around_pictures(request(DESCRIBE, self.shown))
         end = self.words.tokenizer.eos_token_id
         branches: list[Branch] = []
         for frames, text in captions:
@@ -89,7 +80,7 @@ class VideoWriter:
 
     def statement_row(self, checked: Sequence[tuple[Frames, list[tuple[str, bool]]]], weight: float) -> Row:
         """Several videos, each with statements and whether they are true; only the latter is taught."""
-        pieces = self._pieces(request(CHECK, self.shown))
+        pieces = self.words.around_pictures(request(CHECK, self.shown))
         branches: list[Branch] = []
         for frames, found in checked:
             tokens: list[int] = []

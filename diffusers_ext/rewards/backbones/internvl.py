@@ -17,10 +17,7 @@ class InternVL(Backbone):
         return text.replace(place, f"{self.processor.start_image_token}{place}{self.processor.end_image_token}")
 
     def clip(self, frames: int, rate: float) -> tuple[list[prompts.Part], list[slice]]:
-        parts: list[prompts.Part] = []
-        for index in range(frames):
-            parts += [{"type": "text", "text": f"{chr(10) * (index > 0)}Frame{index + 1}: "}, prompts.IMAGE]
-        return parts, [slice(index, index + 1) for index in range(frames)]
+        return prompts.numbered_frames(frames), [slice(index, index + 1) for index in range(frames)]
 
     def described(self, inputs: Any, counts: list[int]) -> Pixels:
         return Pixels(inputs["pixel_values"], tuple(count // self.processor.image_seq_length for count in counts))

@@ -6,18 +6,13 @@ and at once; its score is the difference of exactly the tokens "yes" and "no".
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from .. import prompts
 from ..errors import ModelError
 from ..instructions import Instruction
 from ..tokens import TokenGroups
 from .qwen3_vl import Qwen3VL
-
-SYSTEM: Final = (
-    "Judge whether the Document meets the requirements based on the Query and the Instruct provided. "
-    'Note that the answer can only be "yes" or "no".'
-)
 
 
 class Qwen3VLReranker(Qwen3VL):
@@ -42,7 +37,4 @@ class Qwen3VLReranker(Qwen3VL):
             raise ModelError("Qwen3-VL-Reranker takes no first frame: it judges a video by its prompt alone")
         if by.examples:
             raise ModelError(f"instruction {by.name!r} has examples, and Qwen3-VL-Reranker takes none")
-        asked = [f"<Instruct>: {by.text}", "<Query>:", prompt, "\n<Document>:"]
-        content = [*({"type": "text", "text": text} for text in asked), *shown.get("candidate", (prompts.IMAGE,))]
-        system = {"role": "system", "content": [{"type": "text", "text": SYSTEM}]}
-        return [system, {"role": "user", "content": content}]
+        return prompts.reranker_question(by, prompt, shown.get("candidate", (prompts.IMAGE,)))

@@ -22,7 +22,6 @@ from diffusers_ext.nano.moving.preferences import (
     sample_pairs,
     statements,
 )
-from diffusers_ext.nano.moving.questions import parts, shown_frames
 from diffusers_ext.nano.moving.scenes import FRAMES, parse_prompt
 from diffusers_ext.nano.moving.train_video_reward import VideoRecipe, lay_out, train_video_reward
 from diffusers_ext.nano.moving.vocabulary import WORDS, teach_words
@@ -33,7 +32,8 @@ from diffusers_ext.nano.train_reward import pixel_values
 from diffusers_ext.nano.training import load_state
 from diffusers_ext.rewards.judgement import Judgement
 from diffusers_ext.rewards.model import RewardModel
-from diffusers_ext.rewards.videos import Clip
+from diffusers_ext.rewards.prompts import numbered_frames
+from diffusers_ext.rewards.videos import Clip, spread
 
 RECIPE = VideoRecipe(steps=1, speaking_steps=1, groups=1, picture_groups=1, seed=3)
 
@@ -60,12 +60,12 @@ def taught(taught_folder):
 def test_the_frames_that_are_shown_are_those_that_a_judge_samples(total, count):
     frames = tuple(Image.new("RGB", (8, 8), (index, 0, 0)) for index in range(total))
     sampled = [frame.getpixel((0, 0))[0] for frame in Clip(frames).sampled(count).frames]
-    assert list(shown_frames(total, count)) == sampled
+    assert list(spread(total, count)) == sampled
 
 
 @pytest.mark.parametrize("shown", [1, 4, 8])
 def test_videos_stand_in_a_question_as_an_internvl_takes_them(taught, shown):
-    assert parts(shown) == taught.backbone.clip(shown, 8.0)[0]
+    assert numbered_frames(shown) == taught.backbone.clip(shown, 8.0)[0]
 
 
 @pytest.mark.parametrize("shown", [2, 4])
@@ -141,7 +141,7 @@ def test_pictures_are_laid_out_where_they_are_said_to_be():
     for item in placed:
         assert flat[item.first_frame] is item.group.first_frame
         for video, indices in zip(item.group.videos, item.videos, strict=True):
-            for frame, index in zip(shown_frames(FRAMES, 4), indices, strict=True):
+            for frame, index in zip(spread(FRAMES, 4), indices, strict=True):
                 assert np.array_equal(flat[index].pixels, video.frames[frame])
                 assert flat[index].objects == tuple(track.sightings[frame] for track in video.tracks)
 

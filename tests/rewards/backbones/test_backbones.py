@@ -8,11 +8,11 @@ import torch
 
 from diffusers_ext.rewards import prompts
 from diffusers_ext.rewards.backbones import BACKBONES, backbone_type
-from diffusers_ext.rewards.backbones.qwen3_vl_reranker import SYSTEM
 from diffusers_ext.rewards.config import RewardConfig
 from diffusers_ext.rewards.errors import ModelError
 from diffusers_ext.rewards.instructions import PRESETS, Example, Instruction
 from diffusers_ext.rewards.model import RewardModel
+from diffusers_ext.rewards.prompts import RERANKER_SYSTEM
 
 PROMPT = "a red star"
 
@@ -136,7 +136,7 @@ def test_the_reranker_is_asked_in_its_own_words(reranker, sized_pictures):
     by = PRESETS["alignment"]
     vision = "<|vision_start|><|image_pad|><|vision_end|>"
     text = (
-        f"<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n<Instruct>: {by.text}<Query>:{PROMPT}\n"
+        f"<|im_start|>system\n{RERANKER_SYSTEM}<|im_end|>\n<|im_start|>user\n<Instruct>: {by.text}<Query>:{PROMPT}\n"
         f"<Document>:{vision}<|im_end|>\n<|im_start|>assistant\n"
     )
     assert judge.backbone.question(by, PROMPT, pairwise=False, explain=False) == text
