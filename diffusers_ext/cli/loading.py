@@ -55,6 +55,13 @@ def load_reward_model(model: str | None, quantization: str | None, device: str |
     return RewardModel.from_pretrained(model, quantization, device)  # type: ignore[arg-type]
 
 
+def load_video_reward_model(model: str | None, quantization: str | None, device: str | None) -> RewardModel:
+    """The judge of videos that `--model` names, in this process."""
+    from ..nano import DEFAULT_VIDEO_REWARD_MODEL
+
+    return load_reward_model(model or str(DEFAULT_VIDEO_REWARD_MODEL), quantization, device)
+
+
 def load_pipeline(pipeline: str | None, device: str | None) -> Any:
     """A text-to-image pipeline on the device (a GPU where there is one), its own progress bar off."""
     quiet()

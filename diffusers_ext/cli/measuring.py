@@ -8,10 +8,10 @@ from typing import Annotated
 import typer
 
 from . import options
-from .loading import load_pipeline, load_reward_model, on_terminal
+from .loading import load_pipeline, load_reward_model, load_video_reward_model, on_terminal
 from .reporting import print_json, print_table
 
-SECTIONS = ("reward", "rationales", "generator", "best-of-n")
+SECTIONS = ("reward", "rationales", "videos", "generator", "best-of-n")
 
 
 def evaluate(
@@ -33,10 +33,12 @@ def evaluate(
     for name in section or ():
         if name not in SECTIONS:
             raise typer.BadParameter(f"{name!r} is not one of {', '.join(SECTIONS)}", param_hint="--section")
+    sections = section or SECTIONS
     report = evaluate_all(
         load_reward_model(model, quantization, device),
+        load_video_reward_model(model, quantization, device) if "videos" in sections else None,
         load_pipeline(pipeline, device),
-        section or SECTIONS,
+        sections,
         size,
         progress=on_terminal() and not json,
     )

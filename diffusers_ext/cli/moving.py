@@ -9,7 +9,7 @@ import typer
 
 from ..rewards.instructions import DEFAULT_VIDEO_INSTRUCTION
 from . import options
-from .loading import load_instruction, load_reward_model, on_terminal
+from .loading import load_instruction, load_video_reward_model, on_terminal
 from .reporting import finish, print_comparison, print_scores
 
 if TYPE_CHECKING:
@@ -18,14 +18,17 @@ if TYPE_CHECKING:
 FirstFrame = Annotated[
     Path | None, typer.Option(help="Picture that the video was to begin with (image-to-video).", show_default=False)
 ]
-Frames = Annotated[int, typer.Option(help="Frames shown to the judge, evenly spread.", min=1)]
+Frames = Annotated[
+    int | None,
+    typer.Option(help="Frames shown to the judge, evenly spread. Default: what the judge was trained on.", min=1),
+]
 
 
 def score_video(
     videos: Annotated[list[Path], typer.Argument(help="Videos to judge.", show_default=False)],
     prompt: options.Prompt,
     first_frame: FirstFrame = None,
-    frames: Frames = 8,
+    frames: Frames = None,
     model: options.Model = None,
     quantization: options.Quantization = None,
     device: options.Device = None,
@@ -37,7 +40,7 @@ def score_video(
     """Judge each video on its own."""
     by = load_instruction(instruction, instructions_file)
     good, errors = _read(videos)
-    judge = load_reward_model(model, quantization, device)
+    judge = load_video_reward_model(model, quantization, device)
     judged = judge.score_video(
         [clip for _, clip in good],
         prompt,
@@ -57,7 +60,7 @@ def compare_videos(
     reference: Annotated[Path, typer.Argument(help="The video to hold it against.")],
     prompt: options.Prompt,
     first_frame: FirstFrame = None,
-    frames: Frames = 8,
+    frames: Frames = None,
     model: options.Model = None,
     quantization: options.Quantization = None,
     device: options.Device = None,
@@ -72,7 +75,7 @@ def compare_videos(
 
     by = load_instruction(instruction, instructions_file)
     clips = [load_video(path) for path in (candidate, reference)]
-    judge = load_reward_model(model, quantization, device)
+    judge = load_video_reward_model(model, quantization, device)
     (judgement,) = judge.compare_videos(
         clips[0],
         clips[1],

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 CHECKPOINTS: Final = Path(__file__).parent / "checkpoints"
 DEFAULT_REWARD_MODEL: Final = CHECKPOINTS / "reward-5m"
+DEFAULT_VIDEO_REWARD_MODEL: Final = CHECKPOINTS / "video-reward-5m"
 DEFAULT_PIPELINE: Final = CHECKPOINTS / "generator"
 
 GENERATOR_OPTIONS: Final[dict[str, Any]] = {

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from . import DEFAULT_REWARD_MODEL, DEFAULT_VIDEO_REWARD_MODEL
+
 app = typer.Typer(no_args_is_help=True, help="Train the nano models from scratch, as the shipped ones were.")
 
 Out = Annotated[
@@ -91,6 +93,21 @@ def train_reward(
 
 
 @app.command()
+def train_video_reward(
+    out: Out,
+    steps: int = 4000,
+    speaking_steps: Annotated[int, typer.Option(help="Steps at the start on captions and statements alone.")] = 1000,
+    start_from: Annotated[str, typer.Option(help="A trained reward model of pictures.")] = str(DEFAULT_REWARD_MODEL),
+    seed: Seed = 0,
+) -> None:
+    """Teach a reward model of pictures to judge videos (about two hours on one core)."""
+    from .moving.train_video_reward import VideoRecipe
+    from .moving.train_video_reward import train_video_reward as train
+
+    train(out, VideoRecipe(start_from=start_from, steps=steps, speaking_steps=speaking_steps, seed=seed))
+
+
+@app.command()
 def calibrate(
     model: Annotated[Path, typer.Argument(help="A trained reward model; its reward_config.json is written.")],
     size: Annotated[int, typer.Option(help="Pairs to fit each temperature on.")] = 1000,
@@ -103,13 +120,27 @@ def calibrate(
 
 
 @app.command()
+def calibrate_videos(
+    model: Annotated[Path, typer.Argument(help="A trained reward model of videos; its reward_config.json is written.")],
+    size: Annotated[int, typer.Option(help="Pairs to fit each temperature on.")] = 400,
+) -> None:
+    """The same for verdicts on videos."""
+    from .moving.calibration import calibrate as fit
+
+    config = fit(model, size)
+    typer.echo(f"{model}: {config}", err=True)
+
+
+@app.command()
 def export(
     reward_model: Annotated[Path, typer.Option(help="A trained, calibrated reward model.")],
     generator: Annotated[Path, typer.Option(help="A trained generator.")],
+    video_reward_model: Annotated[Path, typer.Option(help="A trained, calibrated reward model of videos.")],
     out: Annotated[Path, typer.Option(help="Folder to write the shipped checkpoints to.")],
 ) -> None:
     """Write the checkpoints in half precision, without their training states."""
     from .export import export_generator, export_reward_model
 
-    export_reward_model(reward_model, out / "reward-5m")
+    export_reward_model(reward_model, out / DEFAULT_REWARD_MODEL.name)
+    export_reward_model(video_reward_model, out / DEFAULT_VIDEO_REWARD_MODEL.name)
     export_generator(generator, out / "generator")

@@ -35,7 +35,7 @@ from .scenes import IMAGE_SIZE, PROMPT_KINDS, Check, PromptSpec, SeenObject, gra
 if TYPE_CHECKING:
     from ..rewards.model import RewardModel
 
-SECTIONS: Final = ("reward", "rationales", "generator", "best-of-n")
+SECTIONS: Final = ("reward", "rationales", "videos", "generator", "best-of-n")
 SEED: Final = 20_000_000
 """Where evaluation data begin; training draws from small seeds."""
 CANDIDATES: Final = (1, 2, 4, 8, 16, 32)
@@ -63,6 +63,7 @@ Report = dict[str, dict[str, Figure]]
 
 def evaluate_all(
     reward_model: RewardModel,
+    video_reward_model: RewardModel | None = None,
     pipeline: Any | None = None,
     sections: Sequence[str] = SECTIONS,
     size: int = 1000,
@@ -72,6 +73,7 @@ def evaluate_all(
 
     Args:
         reward_model: the judge.
+        video_reward_model: the judge of videos; needed for the section ``videos``.
         pipeline: the nano generator; needed for the sections ``generator`` and ``best-of-n``.
         sections: which of :data:`SECTIONS`, in order.
         size: cases per figure of ``reward``; the costlier sections scale with it.
@@ -86,6 +88,11 @@ def evaluate_all(
             report[section] = reward_figures(reward_model, size, progress)
         elif section == "rationales":
             report[section] = rationale_figures(reward_model, max(20, size // 4), progress)
+        elif section == "videos":
+            from .moving.evaluation import video_figures
+
+            assert video_reward_model is not None, "the section 'videos' needs a judge of videos"
+            report[section] = video_figures(video_reward_model, max(20, size // 2), progress)
         elif section == "generator":
             report[section] = generator_figures(pipeline, max(1, size // 40), progress)
         elif section == "best-of-n":

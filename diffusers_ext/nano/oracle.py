@@ -1,7 +1,9 @@
 """The nano world's judge of last resort: classical vision on a finished picture, knowing nothing of how it was made.
 
 A picture is cut into blobs by their distance from the background colour; each blob is matched against the five shapes
-by intersection over union and named after the nearest hue. A blob that looks like no shape is not an object.
+by intersection over union and named after the nearest hue. What counts as a shape is taken generously, as people do: a
+star with a bent arm is a star, if not a well made one, which the quality says. A blob that looks like no shape may be
+several that touch; if it is not, it is no object.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 from skimage.draw import polygon2mask
+from skimage.morphology import h_maxima
+from skimage.segmentation import watershed
 
 from .render import Degradation, outline
 from .scenes import COLOURS, IMAGE_SIZE, SHAPES, Grade, PromptSpec, SeenObject, grade, parse_prompt
@@ -22,8 +26,20 @@ from .scenes import COLOURS, IMAGE_SIZE, SHAPES, Grade, PromptSpec, SeenObject, 
 GRID: Final = 24
 SPAN: Final = 1.35
 """Templates cover +-SPAN times the square root of the blob's area."""
-ACCEPTED: Final = 0.74
-"""A blob whose best intersection over union with a shape is below this is no object."""
+ACCEPTED: Final = 0.62
+"""A blob whose best intersection over union with a shape, bent and blurred as it may be, is below this is no object."""
+JOINED: Final = 0.74
+"""Fragments are joined only if together they overlap a shape by this much."""
+DEPTHS: Final = (1.0, 0.5)
+"""How much narrower than on either side, in pixels of half width, a blob must be to be cut there; tried in turn."""
+TURNS: Final = (-10, -5, 0, 5, 10)
+"""Degrees by which shapes as they are drawn may be turned."""
+FURTHER_TURNS: Final = (-20, -15, *TURNS, 15, 20)
+STRETCHES: Final = (0.8, 0.9, 1.0, 1.11, 1.25)
+"""Ratios of width to height, a shape's own being one."""
+RAYS: Final = 60
+BLURS: Final = (0.0, 0.1, 0.2)
+"""Blur of a bent shape, in units of the square root of its area."""
 SMALLEST: Final = 14
 """Blobs of fewer pixels are specks."""
 GREY: Final = 96.0
@@ -60,7 +76,10 @@ class OracleVerdict:
 @dataclass(frozen=True)
 class _Blob:
     seen: SeenObject
+    likeness: float
+    """Overlap with the shape it is taken for, bent and blurred as it may be."""
     fit: float
+    """Overlap with a shape as it is drawn."""
     colour: np.ndarray
     edge: float
 
@@ -136,10 +155,11 @@ def _look(pixels: np.ndarray) -> tuple[list[_Blob], int, float, np.ndarray]:
     masks = [mask for mask in masks if mask.sum() >= 4]
     blobs = [_fit(mask, distance, pixels, background) for mask in masks]
     blobs, masks = _joined(blobs, masks, distance, pixels, background)
+    blobs, masks = _parted(blobs, masks, distance, pixels, background)
     whole = [
         blob
         for blob, mask in zip(blobs, masks, strict=True)
-        if blob is not None and mask.sum() >= SMALLEST and blob.fit >= ACCEPTED
+        if blob is not None and mask.sum() >= SMALLEST and blob.likeness >= ACCEPTED
     ]
     specks = [mask for mask in masks if mask.sum() >= SMALLEST]
     return whole, len(specks) - len(whole), noise, background
@@ -162,9 +182,10 @@ def _joined(
                 both = _fit(union, distance, pixels, background)
                 sizes = masks[a].sum(), masks[b].sum()
                 apart = max(
-                    (blob.fit if blob else 0.0, size) for blob, size in zip((blobs[a], blobs[b]), sizes, strict=True)
+                    (blob.likeness if blob else 0.0, size)
+                    for blob, size in zip((blobs[a], blobs[b]), sizes, strict=True)
                 )
-                if both is not None and both.fit > max(ACCEPTED, apart[0] + 0.02):
+                if both is not None and both.likeness > max(JOINED, apart[0] + 0.02):
                     blobs[a], masks[a] = both, union
                     del blobs[b], masks[b]
                     joined = True
@@ -172,6 +193,33 @@ def _joined(
             if joined:
                 break
     return blobs, masks
+
+
+def _parted(
+    blobs: list[_Blob | None], masks: list[np.ndarray], distance: np.ndarray, pixels: np.ndarray, background: np.ndarray
+) -> tuple[list[_Blob | None], list[np.ndarray]]:
+    """Cut a blob that looks like no shape at its waists, wherever all parts then look like one."""
+    found: list[tuple[_Blob | None, np.ndarray]] = []
+    for blob, mask in zip(blobs, masks, strict=True):
+        whole = [(blob, mask)]
+        if mask.sum() >= 2 * SMALLEST and (blob is None or blob.likeness < ACCEPTED):
+            for depth in DEPTHS:
+                parts = _cut(mask, depth)
+                fits = [_fit(part, np.where(mask & ~part, 0.0, distance), pixels, background) for part in parts]
+                if len(parts) > 1 and all(fit is not None and fit.likeness >= ACCEPTED for fit in fits):
+                    whole = list(zip(fits, parts, strict=True))
+                    break
+        found += whole
+    return [blob for blob, _ in found], [mask for _, mask in found]
+
+
+def _cut(mask: np.ndarray, depth: float) -> list[np.ndarray]:
+    """The parts of a mask around the places deepest inside it, specks left out; `depth` px make a waist."""
+    inside = ndimage.distance_transform_edt(mask)
+    places, _ = ndimage.label(h_maxima(inside, depth), structure=np.ones((3, 3)))
+    parts = watershed(-inside, places, mask=mask)
+    cut = [parts == number for number in range(1, int(parts.max()) + 1)]
+    return [part for part in cut if part.sum() >= SMALLEST]
 
 
 def _fit(mask: np.ndarray, distance: np.ndarray, pixels: np.ndarray, background: np.ndarray) -> _Blob | None:
@@ -185,12 +233,14 @@ def _fit(mask: np.ndarray, distance: np.ndarray, pixels: np.ndarray, background:
         return None
     rows, columns = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE]
     y, x = float((soft * rows).sum() / area), float((soft * columns).sum() / area)
-    templates, stack = _templates()
+    templates, stack, signatures = _bent()
     grid = np.linspace(-SPAN, SPAN, GRID) * np.sqrt(area)
-    sampled = ndimage.map_coordinates(soft, np.meshgrid(y + grid, x + grid, indexing="ij"), order=1).ravel()
-    overlap = np.minimum(stack, sampled).sum(1) / np.maximum(stack, sampled).sum(1)
-    best = int(overlap.argmax())
-    template = templates[best]
+    sampled = ndimage.map_coordinates(soft, np.meshgrid(y + grid, x + grid, indexing="ij"), order=1).reshape(GRID, GRID)
+    apart = np.abs(signatures - _signature(sampled)).mean(1)
+    template = templates[int(apart.argmin())]
+    named = np.array([other.shape == template.shape for other in templates])
+    likeness = float(_overlap(stack[named], sampled.ravel()).max())
+    fit = float(_overlap(_templates()[1], sampled.ravel()).max())
     radius = float(np.sqrt(area / template.area))
     inner = soft > min(0.9, float(soft[mask].max()))
     colour = np.median(pixels[inner if inner.sum() >= 4 else mask], axis=0)
@@ -203,27 +253,59 @@ def _fit(mask: np.ndarray, distance: np.ndarray, pixels: np.ndarray, background:
         radius,
     )
     border = float(((soft > 0.15) & (soft < 0.85)).sum())
-    return _Blob(seen, float(overlap[best]), colour, border / (_perimeter(template.shape) * radius))
+    return _Blob(seen, likeness, fit, colour, border / (_perimeter(template.shape) * radius))
 
 
 @lru_cache(maxsize=1)
 def _templates() -> tuple[list[_Template], np.ndarray]:
-    """All shapes at rotations of -10 to 10 degrees about their centroid, scaled to area one, float [n, GRID * GRID]."""
+    """All shapes as they are drawn, turned about their centroid and scaled to area one, float [n, GRID * GRID]."""
+    drawn = [_template(shape, turn, 1.0) for shape in SHAPES for turn in (TURNS if shape != "circle" else (0,))]
+    return [template for template, _ in drawn], np.stack([mask.ravel() for _, mask in drawn])
+
+
+@lru_cache(maxsize=1)
+def _bent() -> tuple[list[_Template], np.ndarray, np.ndarray]:
+    """All shapes as they may turn out: turned further, stretched, blurred; [n, GRID * GRID], and signatures."""
     templates: list[_Template] = []
     masks: list[np.ndarray] = []
-    fine = 8
+    signatures: list[np.ndarray] = []
     for shape in SHAPES:
-        for rotation in (0,) if shape == "circle" else (-10, -5, 0, 5, 10):
-            points = outline(shape, 1.0, rotation)
-            area, centre = _area_and_centroid(points)
-            scaled = (points - centre) / np.sqrt(area)
-            step = 2 * SPAN / (GRID - 1)
-            places = ((scaled + SPAN) / step + 0.5) * fine
-            drawn = polygon2mask((GRID * fine, GRID * fine), places[:, ::-1])
-            masks.append(drawn.reshape(GRID, fine, GRID, fine).mean((1, 3)).ravel())
-            templates.append(_Template(shape, area, (float(centre[0]), float(centre[1]))))
-    # Blur as a picture's own pixels do: a blob of radius 9 px is sampled here at about 0.6 px.
-    return templates, np.stack(masks)
+        for turn in FURTHER_TURNS if shape != "circle" else (0,):
+            for stretch in STRETCHES:
+                template, mask = _template(shape, turn, stretch)
+                for blur in BLURS:
+                    templates.append(template)
+                    blurred = ndimage.gaussian_filter(mask, blur * (GRID - 1) / (2 * SPAN))
+                    masks.append(blurred.ravel())
+                    signatures.append(_signature(blurred))
+    return templates, np.stack(masks), np.stack(signatures)
+
+
+def _overlap(templates: np.ndarray, sampled: np.ndarray) -> np.ndarray:
+    """Intersection over union of soft masks, [n]."""
+    return np.minimum(templates, sampled).sum(1) / np.maximum(templates, sampled).sum(1)
+
+
+def _signature(mask: np.ndarray) -> np.ndarray:
+    """How far a soft mask reaches from its middle in each direction, [RAYS]: tips weigh as much as what is within."""
+    angles = np.arange(RAYS) * (2 * np.pi / RAYS)
+    reach = np.arange(0.0, GRID / 2 * 1.3, 0.5)[:, None]
+    middle = (GRID - 1) / 2
+    return ndimage.map_coordinates(
+        mask, (middle + reach * np.sin(angles), middle + reach * np.cos(angles)), order=1
+    ).sum(0)
+
+
+def _template(shape: str, turn: float, stretch: float) -> tuple[_Template, np.ndarray]:
+    """A shape scaled to area one about its centroid, and its mask, [GRID, GRID]."""
+    fine = 8
+    points = outline(shape, 1.0, turn) * (np.sqrt(stretch), 1 / np.sqrt(stretch))
+    area, centre = _area_and_centroid(points)
+    step = 2 * SPAN / (GRID - 1)
+    places = (((points - centre) / np.sqrt(area) + SPAN) / step + 0.5) * fine
+    drawn = polygon2mask((GRID * fine, GRID * fine), places[:, ::-1])
+    mask = drawn.reshape(GRID, fine, GRID, fine).mean((1, 3))
+    return _Template(shape, area, (float(centre[0]), float(centre[1]))), mask
 
 
 def _area_and_centroid(points: np.ndarray) -> tuple[float, np.ndarray]:

@@ -64,7 +64,7 @@ class RewardRecipe:
     """Statements per picture, and the weight of the yes or no after each."""
     generated: str | None = None
     """A pool of generated pictures (see :mod:`~diffusers_ext.nano.generated`) to train on as well."""
-    generated_share: float = 0.4
+    generated_share: float = 0.6
     start_from: str | None = None
     """A trained reward model's folder to go on from, in place of random weights."""
     seed: int = 0

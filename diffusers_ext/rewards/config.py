@@ -22,12 +22,14 @@ class RewardConfig:
         pointwise_temperature: the same for verdicts with no reference.
         cot_temperature: the same for verdicts after a chain of thought.
         max_new_tokens: how long a chain of thought may get.
+        video_frames: how many frames of a video are shown where the caller does not say.
     """
 
     temperature: float = 1.0
     pointwise_temperature: float = 1.0
     cot_temperature: float = 1.0
     max_new_tokens: int = 512
+    video_frames: int = 8
 
     @classmethod
     def load(cls, folder: Path) -> RewardConfig:
@@ -45,7 +47,7 @@ class RewardConfig:
         if unknown := set(content) - known:
             raise ModelError(f"{path}: unknown keys {sorted(unknown)}; it takes {sorted(known)}")
         for key, value in content.items():
-            kind = int if key == "max_new_tokens" else (int, float)
+            kind = int if key in {"max_new_tokens", "video_frames"} else (int, float)
             if not isinstance(value, kind) or isinstance(value, bool) or not 0 < value < math.inf:
                 raise ModelError(f"{path}: {key} must be a number above zero, not {value!r}")
         return cls(**content)

@@ -35,7 +35,7 @@ from .judgement import Judgement
 from .processors import load_processor
 from .quantization import Quantization, loading_options, settle
 from .questions import Picture, Question
-from .videos import FRAMES, as_clips
+from .videos import as_clips
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -180,6 +180,13 @@ class RewardModel:
 
         return cls.from_pretrained(DEFAULT_REWARD_MODEL, device=device)
 
+    @classmethod
+    def default_for_videos(cls, device: str | torch.device | None = None) -> RewardModel:
+        """The nano reward model of videos that comes with the package. It knows the nano moving world only."""
+        from ..nano import DEFAULT_VIDEO_REWARD_MODEL
+
+        return cls.from_pretrained(DEFAULT_VIDEO_REWARD_MODEL, device=device)
+
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.processor.tokenizer
@@ -263,7 +270,7 @@ class RewardModel:
         prompt: str | Sequence[str],
         instruction: str | Instruction = DEFAULT_VIDEO_INSTRUCTION,
         first_frame: ImageInput | Sequence[ImageInput] | None = None,
-        frames: int | None = FRAMES,
+        frames: int | None = None,
         rate: float | None = None,
         explain: bool = False,
         batch_size: int | None = None,
@@ -282,7 +289,8 @@ class RewardModel:
             instruction: what to judge by; the presets for videos begin with ``video-``, those for image-to-video are
                 ``first-frame`` and ``i2v-overall``.
             first_frame: the picture they were to begin with (image-to-video); one for all, or one each.
-            frames: how many frames are shown, evenly spread; None for all.
+            frames: how many frames are shown, evenly spread (all, of a video with fewer). None for as many as the
+                model was trained on, or 8.
             rate: or how many per second of the video, at most `frames`.
             explain, batch_size, progress, cancel: as in :meth:`score`.
 
@@ -302,7 +310,7 @@ class RewardModel:
         prompt: str | Sequence[str],
         instruction: str | Instruction = DEFAULT_VIDEO_INSTRUCTION,
         first_frame: ImageInput | Sequence[ImageInput] | None = None,
-        frames: int | None = FRAMES,
+        frames: int | None = None,
         rate: float | None = None,
         debias: bool = True,
         explain: bool = False,
@@ -433,7 +441,8 @@ class RewardModel:
         self, videos: VideoInput | Sequence[VideoInput], frames: int | None, rate: float | None
     ) -> list[_Shown]:
         shown: list[_Shown] = []
-        for clip in (item.sampled(frames, rate) for item in as_clips(videos)):
+        wanted = self.config.video_frames if frames is None else frames
+        for clip in (item.sampled(wanted, rate) for item in as_clips(videos)):
             parts, places = self.backbone.clip(len(clip.frames), clip.rate)
             pictures = (Picture.of(*clip.frames[place], interval=1 / clip.rate) for place in places)
             shown.append(_Shown(tuple(parts), tuple(pictures)))

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     VideoInput: TypeAlias = "str | Path | Clip | torch.Tensor | Sequence[Image.Image]"
 
-FRAMES: Final = 8
-"""How many frames are judged where nothing else is said."""
 RATE: Final = 8.0
 """Frames per second of a video that does not say."""
 
@@ -47,14 +45,14 @@ class Clip:
         if not self.rate > 0:
             raise VideoError(f"the video's rate must be above zero, not {self.rate} frames per second")
 
-    def sampled(self, frames: int | None = FRAMES, rate: float | None = None) -> Clip:
+    def sampled(self, frames: int, rate: float | None = None) -> Clip:
         """Fewer frames, evenly spread.
 
         Args:
-            frames: how many; a video with fewer keeps all it has. None for all.
-            rate: or how many per second, of which `frames`, if given, is the most.
+            frames: how many; a video with fewer keeps all it has.
+            rate: or how many per second, of which `frames` is the most.
         """
-        wanted = len(self.frames) if frames is None else frames
+        wanted = frames
         if rate is not None:
             wanted = min(wanted, max(1, round(len(self.frames) * rate / self.rate)))
         if wanted >= len(self.frames):

@@ -4,10 +4,11 @@ import numpy as np
 import pytest
 from PIL import Image
 from scipy import ndimage
+from skimage.draw import polygon2mask
 
 from diffusers_ext.nano.oracle import detect, judge, judge_all
 from diffusers_ext.nano.preferences import edit_scene
-from diffusers_ext.nano.render import CLEAN, Degradation, render, sample_degradation
+from diffusers_ext.nano.render import CLEAN, Degradation, outline, render, sample_degradation
 from diffusers_ext.nano.scenes import (
     COLOURS,
     PROMPT_KINDS,
@@ -69,17 +70,17 @@ def test_every_combination_is_seen(colour, shape):
     assert seen.radius == pytest.approx(11.0, rel=0.1)
 
 
-# Measured over 300 cases each (1, 0.91, 1, 1, 1, 1, 0.91 and 0.5, in this order), less three to six points. At full
-# severity a broken object is no object to the oracle, so there it finds right pictures wrong too.
+# Measured over 300 cases each (1, 0.97, 1, 1, 1, 1, 0.97 and 0.57, in this order), less three to six points. At full
+# severity the pieces of a broken object are objects or none to the oracle, so there it finds right pictures wrong too.
 ACCURACY = {
     ("blur", 0.4): 0.97,
-    ("blur", 1.0): 0.85,
+    ("blur", 1.0): 0.92,
     ("noise", 0.4): 0.97,
     ("noise", 1.0): 0.96,
     ("washout", 0.4): 0.97,
     ("washout", 1.0): 0.97,
-    ("breakage", 0.4): 0.85,
-    ("breakage", 1.0): 0.45,
+    ("breakage", 0.4): 0.92,
+    ("breakage", 1.0): 0.5,
 }
 
 
@@ -93,13 +94,13 @@ def test_the_oracle_on_flawed_pictures(flaw, severity):
     assert np.mean(right) >= ACCURACY[flaw, severity]
 
 
-def test_the_oracle_takes_no_broken_object_for_whole():
+def test_the_oracle_seldom_takes_a_shattered_object_for_whole():
     rng = np.random.default_rng(14)
     verdicts = [
         judge(render(scene, Degradation(breakage=1.0), rng), spec) for spec, scene in cases(seed=15, per_kind=30)
     ]
-    assert np.mean([verdict.correct for verdict in verdicts]) <= 0.05
-    assert np.mean([verdict.malformed > 0 for verdict in verdicts]) >= 0.95
+    assert np.mean([verdict.correct for verdict in verdicts]) <= 0.20
+    assert np.mean([verdict.quality.structure < 0.2 for verdict in verdicts]) >= 0.95
 
 
 @pytest.mark.parametrize(
@@ -253,3 +254,40 @@ def test_sampled_flaws_are_as_many_as_asked_and_visible(count):
         assert len(values) == count
         assert all(0.4 <= value <= 1.0 for value in values)
         assert flawed.quality == pytest.approx(np.prod([1 - 0.9 * value for value in values]))
+
+
+def bent(shape: str, seed: int) -> np.ndarray:
+    """A shape as generators paint them: stretched, sheared, with wobbling edges and soft."""
+    rng = np.random.default_rng(seed)
+    points = outline(shape, 9.0, float(rng.uniform(-15, 15)))
+    dense = np.concatenate(
+        [np.linspace(*ends, 12, endpoint=False) for ends in zip(points, np.roll(points, -1, 0), strict=True)]
+    )
+    matrix = np.eye(2) + rng.uniform(-0.12, 0.12, (2, 2))
+    wobble = ndimage.gaussian_filter1d(rng.normal(0, 1.0, dense.shape), 6, axis=0, mode="wrap") * 2.0
+    drawn = polygon2mask((64 * 4, 64 * 4), 4 * (dense @ matrix + wobble + 32.0)[:, ::-1]).astype(float)
+    soft = ndimage.gaussian_filter(drawn.reshape(64, 4, 64, 4).mean((1, 3)), 0.7)[..., None]
+    return (soft * np.array(COLOURS["orange"]) + (1 - soft) * 30.0).astype(np.uint8)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_badly_drawn_shape_is_known(shape):
+    seen = [detect(bent(shape, seed)) for seed in range(60)]
+    assert np.mean([[item.shape for item in items] == [shape] for items in seen]) >= 0.95
+
+
+def test_objects_that_touch_are_told_apart():
+    """Of one colour, so that only the waist of their outline can tell; two squares side by side have none."""
+    right = 0
+    for number in range(40):
+        rng = np.random.default_rng((17, number))
+        shapes = [("circle", "triangle")[int(index)] for index in rng.choice(2, 2)]
+        radii = rng.uniform(7.0, 10.0, 2)
+        reach = [np.abs(outline(shape, r, 0.0)[:, 0]).max() for shape, r in zip(shapes, radii, strict=True)]
+        apart = reach[0] + reach[1]
+        items = [
+            SceneObject(shape, "cyan", x, 32.0, float(r), COLOURS["cyan"], 0.0)
+            for shape, x, r in zip(shapes, (18.0, 18.0 + apart), radii, strict=True)
+        ]
+        right += names(detect(render(Scene(tuple(items), (30, 31, 32))))) == names(items)
+    assert right / 40 >= 0.9

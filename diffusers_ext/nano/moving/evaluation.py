@@ -25,7 +25,6 @@ from .preferences import (
     sample_motion_pairs,
     sample_pairs,
 )
-from .questions import SHOWN
 
 if TYPE_CHECKING:
     from ...rewards.model import RewardModel
@@ -34,32 +33,30 @@ OFFSET: Final = 1000
 """What moving data begin at after those of pictures."""
 
 
-def video_figures(
-    reward_model: RewardModel, size: int, shown: int = SHOWN, progress: bool = False
-) -> dict[str, Figure]:
+def video_figures(reward_model: RewardModel, size: int, progress: bool = False) -> dict[str, Figure]:
     """Accuracy by kind of pair and by instruction, and calibration.
 
     Args:
         reward_model: the judge.
         size: cases per figure.
-        shown: how many frames it is shown of each video.
         progress: show progress on stderr.
     """
 
     def measured(offset: int, stream: Callable[..., Iterator[VideoPair]], low: float | None, held_out: bool) -> Figure:
         rng = np.random.default_rng(SEED + OFFSET + offset)
         pairs = list(itertools.islice(stream(rng, held_out=True) if held_out else stream(rng), size))
-        return Figure(accuracy(judge_pairs(reward_model, pairs, shown, progress=progress), pairs), size, low=low)
+        return Figure(accuracy(judge_pairs(reward_model, pairs, progress=progress), pairs), size, low=low)
 
     in_domain = list(itertools.islice(sample_pairs(np.random.default_rng(SEED + OFFSET)), size))
-    judgements = judge_pairs(reward_model, in_domain, shown, progress=progress)
+    judgements = judge_pairs(reward_model, in_domain, progress=progress)
     figures = {"pairwise accuracy": Figure(accuracy(judgements, in_domain), size, low=0.90)}
     for instruction in VIDEO_INSTRUCTIONS:
         chosen = [index for index, pair in enumerate(in_domain) if pair.instruction == instruction]
         value = accuracy([judgements[index] for index in chosen], [in_domain[index] for index in chosen])
         figures[f"pairwise accuracy, {instruction}"] = Figure(value, len(chosen))
     error = calibration_error([j.reward for j in judgements], [pair.better for pair in in_domain])
-    pointwise, cases = _pointwise(reward_model, size, shown, progress)
+    alone, good_ones = pointwise(reward_model, np.random.default_rng(SEED + OFFSET + 7), size, progress)
+    right = [judgement.verdict == label for judgement, label in zip(alone, good_ones, strict=True)]
     return figures | {
         "pairwise accuracy, held-out combinations": measured(1, sample_pairs, 0.90, True),
         "pairs that differ in motion alone": measured(2, sample_motion_pairs, 0.90, False),
@@ -68,7 +65,7 @@ def video_figures(
         "pairs of which one starts from the given frame": measured(5, sample_first_frame_pairs, 0.90, False),
         "obeys the instruction": measured(6, sample_conflicts, 0.90, False),
         "expected calibration error": Figure(error, size, high=0.05),
-        "pointwise accuracy": Figure(pointwise, cases),
+        "pointwise accuracy": Figure(float(np.mean(right)), len(right)),
     }
 
 
@@ -86,7 +83,6 @@ def frames_of(video: Video) -> list[Image.Image]:
 def judge_pairs(
     reward_model: RewardModel,
     pairs: Sequence[VideoPair],
-    shown: int = SHOWN,
     debias: bool = True,
     progress: bool = False,
 ) -> list[Judgement]:
@@ -101,7 +97,6 @@ def judge_pairs(
             [pairs[index].spec.text for index in chosen],
             instruction,
             first_frame=given if needs_first_frame(instruction) else None,
-            frames=shown,
             debias=debias,
             progress=progress,
         )
@@ -109,25 +104,23 @@ def judge_pairs(
     return [judgements[index] for index in range(len(pairs))]
 
 
-def _pointwise(reward_model: RewardModel, size: int, shown: int, progress: bool) -> tuple[float, int]:
-    """Share of right verdicts with no reference, and of how many."""
-    rng = np.random.default_rng(SEED + OFFSET + 7)
-    right: list[bool] = []
+def pointwise(
+    reward_model: RewardModel, rng: np.random.Generator, size: int, progress: bool = False
+) -> tuple[list[Judgement], list[bool]]:
+    """Judgements of about `size` videos with no reference, under all instructions in turn, and whether each is good."""
+    judgements: list[Judgement] = []
+    labels: list[bool] = []
     for instruction in VIDEO_INSTRUCTIONS:
         groups = [sample_group(rng) for _ in range(max(1, size // 30))]
         cases = [(group, video) for group in groups for video in group.videos]
-        found = reward_model.score_video(
+        judgements += reward_model.score_video(
             [frames_of(video) for _, video in cases],
             [group.spec.text for group, _ in cases],
             instruction,
             first_frame=[Image.fromarray(group.first_frame.pixels) for group, _ in cases]
             if needs_first_frame(instruction)
             else None,
-            frames=shown,
             progress=progress,
         )
-        right += [
-            judgement.verdict == good(instruction, marks(video, group.spec, group.first_frame))
-            for judgement, (group, video) in zip(found, cases, strict=True)
-        ]
-    return float(np.mean(right)), len(right)
+        labels += [good(instruction, marks(video, group.spec, group.first_frame)) for group, video in cases]
+    return judgements, labels
