@@ -47,7 +47,7 @@ def generate(
         raise RankingError(f"{out}: is a file; --out takes a folder")
     if (out / "ranking.json").exists():
         raise RankingError(f"{out}: holds an earlier ranking, which would be mixed up with this one; name a new folder")
-    judge = load_judge(model, quantization, device)
+    judge = load_judge(model, prompt, quantization, device)
     painter = load_pipeline(pipeline, device)
     settings: dict[str, Any] = {} if pipeline else dict(GENERATOR_OPTIONS)
     if steps is not None:

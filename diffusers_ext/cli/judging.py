@@ -27,7 +27,7 @@ def score(
     """Judge each picture on its own."""
     by = load_instruction(instruction, instructions_file)
     good, errors = read_images(images)
-    judge = load_judge(model, quantization, device)
+    judge = load_judge(model, prompt, quantization, device)
     judged = judge.score(
         [image for _, image in good], prompt, instruction=by, explain=explain, progress=on_terminal() and not json
     )
@@ -54,7 +54,7 @@ def compare(
 
     by = load_instruction(instruction, instructions_file)
     pictures = [load_image(path) for path in (candidate, reference)]
-    judge = load_judge(model, quantization, device)
+    judge = load_judge(model, prompt, quantization, device)
     (judgement,) = judge.compare(pictures[0], pictures[1], prompt, instruction=by, debias=debias, explain=explain)
     print_comparison("image", judge.name, prompt, by.name, candidate, reference, judgement, json)
 
@@ -79,7 +79,7 @@ def rank(
     by = load_instruction(instruction, instructions_file)
     good, errors = read_images(images)
     against = load_image(reference) if reference else None
-    judge = load_judge(model, quantization, device)
+    judge = load_judge(model, prompt, quantization, device)
     ranking = rank_images(
         [image for _, image in good],
         prompt,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,8 +34,14 @@ def quiet() -> None:
         library.logging.disable_progress_bar()
 
 
-def load_judge(model: str | None, quantization: str | None, device: str | None) -> RewardModel | RemoteRewardModel:
+def load_judge(
+    model: str | None, prompt: str, quantization: str | None, device: str | None
+) -> RewardModel | RemoteRewardModel:
     """The judge that `--model` names: a folder, a hub id, or the URL of one that is served elsewhere."""
+    if model is None:
+        from ..nano.scenes import parse_prompt
+
+        _say_if_foreign(prompt, parse_prompt)
     if model is None or not model.startswith(("http://", "https://")):
         return load_reward_model(model, quantization, device)
     from ..rewards.remote import RemoteRewardModel
@@ -55,11 +61,30 @@ def load_reward_model(model: str | None, quantization: str | None, device: str |
     return RewardModel.from_pretrained(model, quantization, device)  # type: ignore[arg-type]
 
 
-def load_video_reward_model(model: str | None, quantization: str | None, device: str | None) -> RewardModel:
+def load_video_judge(model: str | None, prompt: str, quantization: str | None, device: str | None) -> RewardModel:
     """The judge of videos that `--model` names, in this process."""
+    if model is None:
+        from ..nano.moving.scenes import parse_prompt
+
+        _say_if_foreign(prompt, parse_prompt)
+    return load_video_reward_model(model, quantization, device)
+
+
+def load_video_reward_model(model: str | None, quantization: str | None, device: str | None) -> RewardModel:
     from ..nano import DEFAULT_VIDEO_REWARD_MODEL
 
     return load_reward_model(model or str(DEFAULT_VIDEO_REWARD_MODEL), quantization, device)
+
+
+def _say_if_foreign(prompt: str, parse_prompt: Callable[[str], object]) -> None:
+    """The nano judges answer whatever they are asked, so somebody has to say when an answer means nothing."""
+    from ..nano.scenes import PromptError
+
+    try:
+        parse_prompt(prompt)
+    except PromptError as error:
+        typer.echo(f"note: the judge that comes with the package knows the nano world only, and {error}", err=True)
+        typer.echo("note: its judgement of anything else means nothing; name another with --model", err=True)
 
 
 def load_pipeline(pipeline: str | None, device: str | None) -> Any:

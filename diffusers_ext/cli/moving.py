@@ -9,7 +9,7 @@ import typer
 
 from ..rewards.instructions import DEFAULT_VIDEO_INSTRUCTION
 from . import options
-from .loading import load_instruction, load_video_reward_model, on_terminal
+from .loading import load_instruction, load_video_judge, on_terminal
 from .reporting import finish, print_comparison, print_scores
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def score_video(
     """Judge each video on its own."""
     by = load_instruction(instruction, instructions_file)
     good, errors = _read(videos)
-    judge = load_video_reward_model(model, quantization, device)
+    judge = load_video_judge(model, prompt, quantization, device)
     judged = judge.score_video(
         [clip for _, clip in good],
         prompt,
@@ -75,7 +75,7 @@ def compare_videos(
 
     by = load_instruction(instruction, instructions_file)
     clips = [load_video(path) for path in (candidate, reference)]
-    judge = load_video_reward_model(model, quantization, device)
+    judge = load_video_judge(model, prompt, quantization, device)
     (judgement,) = judge.compare_videos(
         clips[0],
         clips[1],

@@ -55,7 +55,8 @@ class Figure:
         return (self.low is None or self.value >= self.low) and (self.high is None or self.value <= self.high)
 
     def as_dict(self) -> dict[str, Any]:
-        return {"value": self.value, "n": self.n, "low": self.low, "high": self.high, "passed": self.passed}
+        passed = None if self.low is None and self.high is None else self.passed
+        return {"value": self.value, "n": self.n, "low": self.low, "high": self.high, "passed": passed}
 
 
 Report = dict[str, dict[str, Figure]]

@@ -172,3 +172,13 @@ def test_a_wrong_call_is_answered_with_the_usage(rewarddance, arguments):
     outcome = rewarddance(*arguments)
     assert (outcome.code, outcome.stdout) == (2, "")
     assert "Usage" in outcome.stderr
+
+
+def test_the_shipped_judge_says_where_its_world_ends(rewarddance, picture_files, model):
+    own = rewarddance("score", picture_files[0], "-p", "a photo of a red star", "--json")
+    foreign = rewarddance("score", picture_files[0], "-p", "a fox in the snow", "--json")
+    other = rewarddance("score", picture_files[0], "-p", "a fox in the snow", "--json", *model)
+    assert [outcome.code for outcome in (own, foreign, other)] == [0, 0, 0]
+    only_json(foreign)
+    assert "nano world" in foreign.stderr and "--model" in foreign.stderr
+    assert "nano world" not in own.stderr + other.stderr

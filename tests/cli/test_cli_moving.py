@@ -32,7 +32,7 @@ def test_videos_are_scored_as_python_scores_them(rewarddance, videos):
     outcome = rewarddance("score-video", *videos, "-p", PROMPT, "--json")
     assert outcome.code == 0
     found = [item["log_odds"] for item in json.loads(outcome.stdout)["judgements"]]
-    expected = [item.log_odds for item in RewardModel.default("cpu").score_video(videos, PROMPT)]
+    expected = [item.log_odds for item in RewardModel.default_for_videos("cpu").score_video(videos, PROMPT)]
     assert found == pytest.approx(expected, abs=1e-4)
 
 
@@ -44,7 +44,7 @@ def test_videos_are_compared_and_the_first_frame_counts(rewarddance, videos, tmp
         for more in ([], ["--first-frame", first, "-i", "i2v-overall"])
     )
     assert plain != shown
-    (expected,) = RewardModel.default("cpu").compare_videos(videos[0], videos[1], PROMPT)
+    (expected,) = RewardModel.default_for_videos("cpu").compare_videos(videos[0], videos[1], PROMPT)
     assert plain == pytest.approx(expected.log_odds, abs=1e-4)
 
 

@@ -11,8 +11,17 @@ from diffusers import StableDiffusion3Pipeline
 from PIL import Image
 
 from diffusers_ext import RewardModel, best_of_n
-from diffusers_ext.nano import CHECKPOINTS, DEFAULT_PIPELINE, DEFAULT_REWARD_MODEL, GENERATOR_OPTIONS
+from diffusers_ext.nano import (
+    CHECKPOINTS,
+    DEFAULT_PIPELINE,
+    DEFAULT_REWARD_MODEL,
+    DEFAULT_VIDEO_REWARD_MODEL,
+    GENERATOR_OPTIONS,
+)
 from diffusers_ext.nano.evaluation import as_drawn, check_rationale, judge_pairs, swapped
+from diffusers_ext.nano.moving.evaluation import judge_pairs as judge_video_pairs
+from diffusers_ext.nano.moving.preferences import sample_motion_pairs
+from diffusers_ext.nano.moving.preferences import sample_pairs as sample_video_pairs
 from diffusers_ext.nano.oracle import judge as oracle
 from diffusers_ext.nano.preferences import sample_conflicts, sample_minimal_pairs, sample_pairs
 from diffusers_ext.nano.scenes import sample_prompt
@@ -27,6 +36,11 @@ def first(stream, count):
 @pytest.fixture(scope="module")
 def judge():
     return RewardModel.default()
+
+
+@pytest.fixture(scope="module")
+def video_judge():
+    return RewardModel.default_for_videos()
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +83,20 @@ def test_the_judge_is_as_good_as_its_card_says(judge, figure, stream, options):
     pairs = first(stream(np.random.default_rng(SEED), **options), 100)
     right = [j.verdict == pair.better for j, pair in zip(judge_pairs(judge, pairs), pairs, strict=True)]
     assert agrees(right, figure, DEFAULT_REWARD_MODEL)
+
+
+@pytest.mark.parametrize(
+    ("figure", "stream", "options"),
+    [
+        ("pairwise accuracy", sample_video_pairs, {}),
+        ("pairwise accuracy, held-out combinations", sample_video_pairs, {"held_out": True}),
+        ("pairs that differ in motion alone", sample_motion_pairs, {}),
+    ],
+)
+def test_the_judge_of_videos_is_as_good_as_its_card_says(video_judge, figure, stream, options):
+    pairs = first(stream(np.random.default_rng(SEED + 5), **options), 60)
+    right = [j.verdict == pair.better for j, pair in zip(judge_video_pairs(video_judge, pairs), pairs, strict=True)]
+    assert agrees(right, figure, DEFAULT_VIDEO_REWARD_MODEL)
 
 
 def test_swapping_changes_the_verdict_no_more_often_than_the_card_says(judge):

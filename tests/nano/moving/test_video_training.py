@@ -185,14 +185,14 @@ class Oracle:
     def _judgement(self, verdict, instruction) -> Judgement:
         return Judgement(self.sign * (3.0 if verdict else -3.0), instruction, ())
 
-    def score_video(self, videos, prompt, instruction, *, first_frame, frames, progress):
-        assert (first_frame is not None) == needs_first_frame(instruction) and frames == 4
+    def score_video(self, videos, prompt, instruction, *, first_frame, progress):
+        assert (first_frame is not None) == needs_first_frame(instruction)
         firsts = first_frame or [None] * len(videos)
         cases = zip(videos, prompt, firsts, strict=True)
         return [self._judgement(good(instruction, self._marks(*case)), instruction) for case in cases]
 
-    def compare_videos(self, candidates, reference, prompt, instruction, *, first_frame, frames, debias, progress):
-        assert (first_frame is not None) == needs_first_frame(instruction) and frames == 4
+    def compare_videos(self, candidates, reference, prompt, instruction, *, first_frame, debias, progress):
+        assert (first_frame is not None) == needs_first_frame(instruction)
         firsts = first_frame or [None] * len(candidates)
         return [
             self._judgement(preferred(instruction, self._marks(a, p, f), self._marks(b, p, f)), instruction)
