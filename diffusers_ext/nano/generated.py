@@ -11,7 +11,7 @@ import numpy as np
 from .evaluation import sample_sheet
 from .oracle import judge
 from .preferences import Group, Picture
-from .scenes import parse_prompt, sample_prompt
+from .scenes import PROMPT_KINDS, PromptKind, parse_prompt, sample_prompt
 
 GROUP: Final = 6
 
@@ -28,6 +28,7 @@ class Pool:
     prompts: tuple[str, ...]
     pixels: np.ndarray
     _groups: dict[int, Group] = field(default_factory=dict, repr=False, compare=False)
+    _kinds: dict[PromptKind, list[int]] = field(default_factory=dict, repr=False, compare=False)
 
     def save(self, path: Path) -> None:
         """Write an .npz of plain arrays."""
@@ -38,6 +39,15 @@ class Pool:
     def load(cls, path: Path) -> Pool:
         with np.load(path, allow_pickle=False) as arrays:
             return cls(tuple(str(text) for text in arrays["prompts"]), arrays["pixels"])
+
+    def draw(self, rng: np.random.Generator, kind: PromptKind) -> Group:
+        """A group whose prompt is of a kind; of any kind where there is none."""
+        if not self._kinds:
+            self._kinds.update({name: [] for name in PROMPT_KINDS})
+            for index, text in enumerate(self.prompts):
+                self._kinds[parse_prompt(text).kind].append(index)
+        places = self._kinds[kind] or range(len(self.prompts))
+        return self.group(places[int(rng.integers(len(places)))])
 
     def group(self, index: int) -> Group:
         """A group with what the oracle sees in place of a truth that nobody knows, to be judged by alignment alone."""

@@ -22,6 +22,7 @@ from .scenes import (
     SMALLEST_RADIUS,
     Grade,
     ObjectSpec,
+    PromptKind,
     PromptSpec,
     Scene,
     SceneObject,
@@ -279,9 +280,9 @@ class Group:
     generated: bool = False
 
 
-def sample_group(rng: np.random.Generator, held_out: bool = False) -> Group:
+def sample_group(rng: np.random.Generator, held_out: bool = False, kind: PromptKind | None = None) -> Group:
     """Six pictures for one prompt: two right, those two with one attribute changed, one related and one unrelated."""
-    spec = sample_prompt(rng, held_out=held_out)
+    spec = sample_prompt(rng, kind, held_out)
     right = [sample_scene_for(rng, spec) for _ in range(2)]
     near = [edit_scene(rng, spec, scene) for scene in right]
     related = sample_scene_for(rng, sample_prompt(rng, spec.kind, held_out))

@@ -35,7 +35,7 @@ from .reward_model import (
     build_tokenizer,
     save_processor,
 )
-from .scenes import PromptSpec
+from .scenes import PROMPT_KINDS, PromptSpec
 from .training import Schedule, load_state, mixed_precision, progress, save_state
 
 
@@ -64,7 +64,10 @@ class RewardRecipe:
     """Statements per picture, and the weight of the yes or no after each."""
     generated: str | None = None
     """A pool of generated pictures (see :mod:`~diffusers_ext.nano.generated`) to train on as well."""
-    generated_share: float = 0.6
+    generated_share: float = 0.5
+    kinds: tuple[float, ...] = (0.05, 0.1, 0.3, 0.1, 0.25, 0.2)
+    """Shares of the kinds of prompt, in the order of :data:`~diffusers_ext.nano.scenes.PROMPT_KINDS`: counting and
+    position are the hardest to learn."""
     start_from: str | None = None
     """A trained reward model's folder to go on from, in place of random weights."""
     seed: int = 0
@@ -343,6 +346,7 @@ def _speak(
 
 
 def _draw_group(rng: np.random.Generator, recipe: RewardRecipe, pool: Pool | None) -> Group:
+    kind = PROMPT_KINDS[int(rng.choice(len(PROMPT_KINDS), p=recipe.kinds))]
     if pool is not None and rng.random() < recipe.generated_share:
-        return pool.group(int(rng.integers(len(pool.prompts))))
-    return sample_group(rng)
+        return pool.draw(rng, kind)
+    return sample_group(rng, kind=kind)

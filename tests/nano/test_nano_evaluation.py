@@ -122,7 +122,8 @@ def test_choosing_by_the_truth_is_the_oracle():
 )
 def test_bars(figure, passed):
     assert figure.passed is passed
-    assert figure.as_dict() == {"value": 0.5, "n": 1, "low": figure.low, "high": figure.high, "passed": passed}
+    said = None if figure == Figure(0.5, 1) else passed
+    assert figure.as_dict() == {"value": 0.5, "n": 1, "low": figure.low, "high": figure.high, "passed": said}
 
 
 def test_accuracy_by_hand():
