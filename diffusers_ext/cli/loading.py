@@ -71,6 +71,7 @@ def load_video_judge(model: str | None, prompt: str, quantization: str | None, d
 
 
 def load_video_reward_model(model: str | None, quantization: str | None, device: str | None) -> RewardModel:
+    """The same with no prompt to look at."""
     from ..nano import DEFAULT_VIDEO_REWARD_MODEL
 
     return load_reward_model(model or str(DEFAULT_VIDEO_REWARD_MODEL), quantization, device)

@@ -93,6 +93,21 @@ class _Template:
     """Its centroid relative to its centre, in radii."""
 
 
+@dataclass(frozen=True)
+class _Bent:
+    """All shapes as they may turn out: turned further, stretched and blurred.
+
+    Attributes:
+        templates: one for each, n in all.
+        masks: by shape, float [its share of n, GRID * GRID].
+        signatures: float [n, RAYS].
+    """
+
+    templates: list[_Template]
+    masks: dict[str, np.ndarray]
+    signatures: np.ndarray
+
+
 def judge(image: np.ndarray | Image.Image, prompt: str | PromptSpec) -> OracleVerdict:
     """Judge a picture against a prompt of the nano world.
 
@@ -233,14 +248,13 @@ def _fit(mask: np.ndarray, distance: np.ndarray, pixels: np.ndarray, background:
         return None
     rows, columns = np.mgrid[:IMAGE_SIZE, :IMAGE_SIZE]
     y, x = float((soft * rows).sum() / area), float((soft * columns).sum() / area)
-    templates, stack, signatures = _bent()
+    bent = _bent()
     grid = np.linspace(-SPAN, SPAN, GRID) * np.sqrt(area)
     sampled = ndimage.map_coordinates(soft, np.meshgrid(y + grid, x + grid, indexing="ij"), order=1).reshape(GRID, GRID)
-    apart = np.abs(signatures - _signature(sampled)).mean(1)
-    template = templates[int(apart.argmin())]
-    named = np.array([other.shape == template.shape for other in templates])
-    likeness = float(_overlap(stack[named], sampled.ravel()).max())
-    fit = float(_overlap(_templates()[1], sampled.ravel()).max())
+    apart = np.abs(bent.signatures - _signature(sampled)).mean(1)
+    template = bent.templates[int(apart.argmin())]
+    likeness = float(_overlap(bent.masks[template.shape], sampled.ravel()).max())
+    fit = float(_overlap(_drawn(), sampled.ravel()).max())
     radius = float(np.sqrt(area / template.area))
     inner = soft > min(0.9, float(soft[mask].max()))
     colour = np.median(pixels[inner if inner.sum() >= 4 else mask], axis=0)
@@ -257,17 +271,16 @@ def _fit(mask: np.ndarray, distance: np.ndarray, pixels: np.ndarray, background:
 
 
 @lru_cache(maxsize=1)
-def _templates() -> tuple[list[_Template], np.ndarray]:
-    """All shapes as they are drawn, turned about their centroid and scaled to area one, float [n, GRID * GRID]."""
-    drawn = [_template(shape, turn, 1.0) for shape in SHAPES for turn in (TURNS if shape != "circle" else (0,))]
-    return [template for template, _ in drawn], np.stack([mask.ravel() for _, mask in drawn])
+def _drawn() -> np.ndarray:
+    """Masks of all shapes as they are drawn, turned about their centroid and scaled to area one, [n, GRID * GRID]."""
+    turned = [(shape, turn) for shape in SHAPES for turn in (TURNS if shape != "circle" else (0,))]
+    return np.stack([_template(shape, turn, 1.0)[1].ravel() for shape, turn in turned])
 
 
 @lru_cache(maxsize=1)
-def _bent() -> tuple[list[_Template], np.ndarray, np.ndarray]:
-    """All shapes as they may turn out: turned further, stretched, blurred; [n, GRID * GRID], and signatures."""
+def _bent() -> _Bent:
     templates: list[_Template] = []
-    masks: list[np.ndarray] = []
+    masks: dict[str, list[np.ndarray]] = {shape: [] for shape in SHAPES}
     signatures: list[np.ndarray] = []
     for shape in SHAPES:
         for turn in FURTHER_TURNS if shape != "circle" else (0,):
@@ -276,9 +289,9 @@ def _bent() -> tuple[list[_Template], np.ndarray, np.ndarray]:
                 for blur in BLURS:
                     templates.append(template)
                     blurred = ndimage.gaussian_filter(mask, blur * (GRID - 1) / (2 * SPAN))
-                    masks.append(blurred.ravel())
+                    masks[shape].append(blurred.ravel())
                     signatures.append(_signature(blurred))
-    return templates, np.stack(masks), np.stack(signatures)
+    return _Bent(templates, {shape: np.stack(found) for shape, found in masks.items()}, np.stack(signatures))
 
 
 def _overlap(templates: np.ndarray, sampled: np.ndarray) -> np.ndarray:
