@@ -1,4 +1,4 @@
-"""Go on training a reward model of pictures until it judges videos too: first to speak of motion, then to judge it.
+"""Go on training a reward model of pictures until it judges videos too: to follow motion, speak of it, and judge it.
 
 A video is shown as a few of its frames, each a picture like any other, so all that is new is what lies between frames.
 Pictures go on being asked about beside videos, so that what is known of them is not lost.
@@ -26,6 +26,7 @@ from ..preferences import Group
 from ..reward_model import TOKENS_PER_IMAGE, save_processor
 from ..train_reward import Learner, RewardRecipe, accuracy, judgement_rows, optimizer_of, pixel_values, speaking_rows
 from ..training import Schedule, load_state, mixed_precision, progress, save_state
+from .following import Follower, trails_of, watching
 from .preferences import (
     GROUP,
     VIDEO_INSTRUCTIONS,
@@ -68,6 +69,10 @@ class VideoRecipe:
     """Weight of all that is asked about pictures beside videos."""
     detection_weight: float = 0.25
     """Weight of seeing beside the other lessons."""
+    following_weight: float = 0.5
+    """Weight of following objects from frame to frame."""
+    following_depth: int = 2
+    """After how many layers of the language model that is read off."""
     learning_rate: float = 5e-4
     weight_decay: float = 0.02
     decay: float = 0.4
@@ -173,6 +178,14 @@ def _ask(rng: np.random.Generator, item: Shown, reference: int | None) -> Asked:
     )
 
 
+class VideoLearner(Learner):
+    """All that learns: the model, and the read-outs of its pictures and of what lies between them."""
+
+    def __init__(self, model: InternVLForConditionalGeneration) -> None:
+        super().__init__(model)
+        self.follower = Follower(model.config.text_config.hidden_size)
+
+
 def train_video_reward(out: Path, recipe: VideoRecipe = VideoRecipe()) -> InternVLForConditionalGeneration:
     """Train (or go on training: the state is kept in `out/training.pt`) and save to `out`."""
     out.mkdir(parents=True, exist_ok=True)
@@ -181,7 +194,7 @@ def train_video_reward(out: Path, recipe: VideoRecipe = VideoRecipe()) -> Intern
     model = InternVLForConditionalGeneration.from_pretrained(recipe.start_from, dtype=torch.float32)
     teach_words(model, tokenizer)
     writer = VideoWriter(tokenizer, recipe.shown)
-    learner = Learner(model)
+    learner = VideoLearner(model)
     optimizer = optimizer_of(learner, recipe.learning_rate, recipe.weight_decay)
     state = load_state(out / "training.pt")
     if state is not None:
@@ -201,7 +214,7 @@ def train_video_reward(out: Path, recipe: VideoRecipe = VideoRecipe()) -> Intern
 
 
 def _step(
-    learner: Learner, writer: VideoWriter, optimizer: torch.optim.Optimizer, step: int, recipe: VideoRecipe
+    learner: VideoLearner, writer: VideoWriter, optimizer: torch.optim.Optimizer, step: int, recipe: VideoRecipe
 ) -> dict[str, float]:
     # A generator of its own for each step makes a resumed run see the same data as one that was never stopped.
     rng = np.random.default_rng((recipe.seed, step))
@@ -220,8 +233,13 @@ def _step(
         features, cost, figures = learner.look(pixel_values(groups), targets_of(groups))
         cost = recipe.detection_weight * cost
         packed = _pack(writer, about_videos)
-        told, right = loss(learner.model, packed, features)
-        cost = cost + told
+        with watching(learner.model, recipe.following_depth) as states:
+            told, right = loss(learner.model, packed, features)
+        videos = [video for item in shown for video in zip(item.videos, item.group.videos, strict=True)]
+        followed, motion = learner.follower(
+            list(zip(packed, states, strict=True)), writer.words.frame[1], trails_of(videos, len(features))
+        )
+        cost = cost + told + recipe.following_weight * followed
         if about_pictures:
             still_told, _ = loss(learner.model, _pack(writer, about_pictures), features)
             cost = cost + recipe.picture_weight * still_told
@@ -234,6 +252,7 @@ def _step(
         "loss": cost.item(),
         "videos": told.item(),
         "places": figures["found"],
+        **motion,
         "verdicts": accuracy(right, packed, verdicts, 1.0),
         "after_rationales": accuracy(right, packed, spaced, 1.0),
         "statements": accuracy(right, packed, spaced, recipe.statement_weight),
