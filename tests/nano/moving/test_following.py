@@ -77,7 +77,8 @@ def test_the_states_that_are_kept_are_those_of_that_layer(nano_judge, depth):
     packed = pack([Row((4, Picture(0), 9), (Branch((3,), (1,), (1.0,)),))], (6, context, 8), TOKENS_PER_IMAGE, 0)
     group = sample_group(np.random.default_rng(4))
     with torch.inference_mode():
-        features = model.get_image_features(pixel_values(lay_out([group], 1, 0)[0][:1]), return_dict=True).pooler_output
+        pictures = pixel_values(lay_out([group], 1, 0)[0])
+        features = model.get_image_features(pictures[:1], return_dict=True).pooler_output
         with watching(model, depth) as kept:
             hidden_states(model, packed, features)
         hidden_states(model, packed, features)
