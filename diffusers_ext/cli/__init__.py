@@ -9,7 +9,7 @@ import typer
 
 from .. import __version__
 from ..nano.commands import app as nano
-from . import data, generating, judging, measuring, moving, quantizing, serving
+from . import data, generating, judging, learning, measuring, moving, quantizing, serving
 
 app = typer.Typer(
     name="rewarddance",
@@ -29,6 +29,7 @@ for command in (
     generating.generate,
     measuring.evaluate,
     measuring.demo,
+    learning.train_reward,
     quantizing.quantize,
     serving.serve,
     serving.score_dataset,

@@ -6,6 +6,7 @@ See docs/data.md.
 from .checking import Report, check
 from .converting import Converted, convert
 from .formats import FORMATS
+from .located import Located, locate
 from .media import MediaFolder
 from .merging import merge
 from .problems import DataError, InvalidRecordError, Problem
@@ -22,6 +23,7 @@ __all__ = [
     "DataError",
     "InvalidRecordError",
     "Loaded",
+    "Located",
     "MediaFolder",
     "Plan",
     "Preference",
@@ -32,6 +34,7 @@ __all__ = [
     "check",
     "convert",
     "load",
+    "locate",
     "merge",
     "pairs_from_ratings",
     "plan_splits",

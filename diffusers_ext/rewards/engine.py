@@ -86,6 +86,23 @@ def lay_out(backbone: Backbone, rows: Sequence[Row], starts: Sequence[int]) -> L
     return Laid(embeddings, places.to(device), mask.to(device), shown, nexts)
 
 
+def look(backbone: Backbone, pictures: Sequence[Picture]) -> dict[Picture, Sight]:
+    """Send pictures through the vision tower, those of one kind together."""
+    seen: dict[Picture, Sight] = {}
+    if still := [picture for picture in pictures if picture.interval is None]:
+        pixels = backbone.pixels([picture.frames[0] for picture in still])
+        seen |= zip(still, backbone.look(pixels), strict=True)
+    # What the vision tower takes in one go is frames of one size and number.
+    alike: dict[Any, list[Picture]] = {}
+    for picture in pictures:
+        if picture.interval is not None:
+            alike.setdefault((picture.interval, len(picture.frames), picture.frames[0].size), []).append(picture)
+    for (interval, *_), moving in alike.items():
+        frames = torch.stack([torch.stack([as_tensor(frame) for frame in picture.frames]) for picture in moving])
+        seen |= zip(moving, backbone.look(backbone.moving(frames, interval)), strict=True)
+    return seen
+
+
 def last(hidden: Tensor, mask: Tensor) -> Tensor:
     """The hidden states [batch, width] of each row's last token, of [batch, length, width] padded on the right."""
     ends = (mask.sum(1) - 1).to(hidden.device)  # with layers spread over devices, the two may be apart
@@ -95,8 +112,11 @@ def last(hidden: Tensor, mask: Tensor) -> Tensor:
 def log_odds(backbone: Backbone, hidden: Tensor) -> Tensor:
     """Log P(yes) - log P(no) at hidden states [batch, width], float32 [batch] (float64 for a model in float64).
 
-    Only the rows of the output head that belong to yes and no are computed.
+    Only the rows of the output head that belong to yes and no are computed. Where a scalar head stands in their place
+    (:mod:`~diffusers_ext.rewards.bradley_terry`), what it gives.
     """
+    if backbone.scalar_head is not None:
+        return backbone.scalar_head(hidden)
     yes, no = backbone.answers.yes, backbone.answers.no
     ids = [*yes, *no]
     head: Any = backbone.model.get_output_embeddings()
@@ -181,18 +201,7 @@ class _Run:
 
     def _look(self, pictures: Sequence[Picture]) -> dict[Picture, Sight]:
         known = self._sights if self._known is None else self._known
-        new = [picture for picture in dict.fromkeys(pictures) if picture not in known]
-        if still := [picture for picture in new if picture.interval is None]:
-            pixels = self._backbone.pixels([picture.frames[0] for picture in still])
-            known |= zip(still, self._backbone.look(pixels), strict=True)
-        # What the vision tower takes in one go is frames of one size and number.
-        alike: dict[Any, list[Picture]] = {}
-        for picture in new:
-            if picture.interval is not None:
-                alike.setdefault((picture.interval, len(picture.frames), picture.frames[0].size), []).append(picture)
-        for (interval, *_), moving in alike.items():
-            frames = torch.stack([torch.stack([as_tensor(frame) for frame in picture.frames]) for picture in moving])
-            known |= zip(moving, self._backbone.look(self._backbone.moving(frames, interval)), strict=True)
+        known |= look(self._backbone, [picture for picture in dict.fromkeys(pictures) if picture not in known])
         return known
 
     def forget(self, nodes: Sequence[Node]) -> None:

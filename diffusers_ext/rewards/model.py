@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from .images import ImageInput
     from .videos import VideoInput
 
+SCALAR_HEAD: Final = "reward_head.safetensors"
+"""What lies beside the weights of a Bradley-Terry reward model."""
+ADAPTER: Final = "adapter_config.json"
+"""What a folder holds that has an adapter alone, and not the model it belongs to."""
 _ATTENTIONS: Final = ("sdpa", "eager", "flash_attention_2")
 _HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -145,8 +149,12 @@ class RewardModel:
             ModelError: there is no such model, no backbone serves its kind, its weights are not safetensors, or the
                 quantization or the attention asked for is not known or cannot run here.
         """
+        folder = Path(path_or_id)
+        if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
+            from .adapters import with_adapter
+
+            return with_adapter(folder, cls, quantization, device, dtype, quantize_vision, attention)
         source = str(path_or_id)
-        folder = Path(source)
         _check_source(source, folder)
         place = default_device() if device in (None, "auto") else _device(device)
         precision = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
@@ -171,7 +179,12 @@ class RewardModel:
         settle(model, precision)
         model.requires_grad_(False)  # a judge is not trained; gradients are for the pixels
         config = RewardConfig.load(folder) if folder.is_dir() else None
-        return cls(model, load_processor(source), folder.name or source, config)
+        judge = cls(model, load_processor(source), folder.name or source, config)
+        if (folder / SCALAR_HEAD).is_file():
+            from .bradley_terry import BradleyTerryModel
+
+            return BradleyTerryModel.with_head_of(folder, judge)
+        return judge
 
     @classmethod
     def default(cls, device: str | torch.device | None = None) -> RewardModel:
@@ -377,6 +390,44 @@ class RewardModel:
             )
         return value / (self.config.pointwise_temperature if against is None else self.config.temperature)
 
+    def question(
+        self,
+        candidate: ImageInput,
+        prompt: str,
+        reference: ImageInput | None = None,
+        instruction: str | Instruction = DEFAULT_INSTRUCTION,
+        explain: bool = False,
+        thought: str | None = None,
+    ) -> Question:
+        """One question as the model reads it, up to where its answer begins: what training is made of.
+
+        Args:
+            candidate: the picture in question.
+            prompt: what it was to show.
+            reference: the picture to compare with, if any.
+            instruction: what to judge by.
+            explain: whether a chain of thought is asked for.
+            thought: a chain of thought that has been written already; what comes next is the verdict.
+        """
+        shown, against = _still(candidate)[0], None if reference is None else _still(reference)[0]
+        return self._begun(shown, against, prompt, get_instruction(instruction), explain, thought)
+
+    def video_question(
+        self,
+        candidate: VideoInput,
+        prompt: str,
+        reference: VideoInput | None = None,
+        instruction: str | Instruction = DEFAULT_VIDEO_INSTRUCTION,
+        explain: bool = False,
+        thought: str | None = None,
+        frames: int | None = None,
+        rate: float | None = None,
+    ) -> Question:
+        """The same about a video; `frames` and `rate` as in :meth:`score_video`."""
+        (shown,) = self._moving(candidate, frames, rate)
+        against = None if reference is None else self._moving(reference, frames, rate)[0]
+        return self._begun(shown, against, prompt, get_instruction(instruction), explain, thought)
+
     @contextmanager
     def remembering(self) -> Iterator[None]:
         """Look at every picture once only, however many calls within the `with` block show it."""
@@ -473,6 +524,20 @@ class RewardModel:
             pictures += reference.pictures
         text = self._text(by, prompt, reference is not None, explain, **shown)
         return _Asked(text, Question(tuple(self.backbone.pieces(text)), (*pictures, *candidate.pictures)))
+
+    def _begun(
+        self,
+        shown: _Shown,
+        reference: _Shown | None,
+        prompt: str,
+        by: Instruction,
+        explain: bool,
+        thought: str | None,
+    ) -> Question:
+        (text,) = prompts_for(prompt, 1)
+        examples = [Picture.of(image) for image in example_images(by)]
+        asked = self._question(by, examples, text, None, reference, shown, explain)
+        return asked.question if thought is None else self._continued(asked, thought)
 
     def _answer(self, questions: Sequence[_Asked], options: _Options) -> list[_Answer]:
         check_batch_size(options.batch_size)

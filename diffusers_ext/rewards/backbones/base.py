@@ -76,6 +76,7 @@ class Backbone(ABC):
         self.language: Any = model.base_model.language_model
         # transformers 5.24 renamed what comes before: only the name of the argument differs.
         taken = inspect.signature(self.language.forward).parameters
+        self.scalar_head: torch.nn.Module | None = None
         self._cache_name = "cache" if "cache" in taken else "past_key_values"
         self.answers = self.answer_tokens()
 

@@ -1,0 +1,231 @@
+"""The loop: draw records, ask about them, step, measure, save."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import torch
+
+from ..data import Located
+from ..evaluation import judge_preferences
+from ..rewards.bradley_terry import BradleyTerryModel
+from ..rewards.instructions import Instruction, get_instruction, load_instructions
+from .adapting import load_student_judge, open_weights, save_judge
+from .card import card_of
+from .config import RewardTraining, TrainingError
+from .lessons import NAMED, Lesson, lessons_of, read_records
+from .state import load_state, save_state
+from .students import BradleyTerryStudent, GenerativeStudent, Student
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from ..rewards.model import RewardModel
+
+METRICS: Final = "metrics.jsonl"
+
+
+def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
+    """Train a judge, or go on with a run that was stopped; the result is a folder for `RewardModel.from_pretrained`.
+
+    With several processes (`accelerate launch`), each takes its share of every batch, and what is learned is what one
+    process would have learned. A run that is stopped, or killed, goes on where it was last saved, and ends in the same
+    weights as one that was never stopped.
+
+    Args:
+        config: the run.
+        progress: show progress on stderr.
+
+    Returns:
+        The folder, `config.out`.
+
+    Raises:
+        TrainingError: nothing to learn from, a configuration that differs from the run's that is gone on with, a loss
+            that is not finite, a full disk.
+        ModelError: the judge to go on from cannot be loaded.
+    """
+    from accelerate import Accelerator
+
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    items = read_records(config.data, config.ties > 0)
+    held = read_records([config.validation], False)[: config.validation_records] if config.validation else []
+    own = load_instructions(config.instructions) if config.instructions else {}
+    bys = {item.record.instruction or config.instruction for item in [*items, *held]}
+    known = {name: get_instruction(name, own) for name in bys}
+    accelerator = Accelerator(
+        mixed_precision="bf16" if config.precision == "bfloat16" else "no",
+        log_with=list(config.trackers) or None,
+        project_dir=str(out),
+    )
+    if config.batch_size % accelerator.num_processes:
+        raise TrainingError(f"batch_size: {config.batch_size} cannot be shared among {accelerator.num_processes}")
+    if config.trackers:
+        accelerator.init_trackers("rewarddance")
+    judge = load_student_judge(config, accelerator.device)
+    adapted = open_weights(judge, config)
+    student: Student
+    measured = judge
+    if config.objective == "bradley-terry":
+        student = BradleyTerryStudent(judge.backbone, config.checkpointing).to(accelerator.device)
+        measured = BradleyTerryModel.of(judge, student.head)
+    else:
+        student = GenerativeStudent(judge.backbone, config.checkpointing, config.rationales)
+    optimizer = _optimizer(student, config)
+    start = load_state(out, student, optimizer, config)
+    wrapped, optimizer = accelerator.prepare(student, optimizer)
+    log = _Log(out / METRICS, start)
+    figures: dict[str, float] = {}
+    for step in _counted(range(start, config.steps), config.steps, progress and accelerator.is_main_process):
+        _set_rate(optimizer, config, step)
+        loss, norm = _step(accelerator, wrapped, optimizer, judge, _drawn(items, config, step), known, config, step)
+        figures = {"loss": loss, "gradient_norm": norm, "learning_rate": optimizer.param_groups[0]["lr"]}
+        done = step + 1
+        if held and (done % config.validate_every == 0 or done == config.steps):
+            figures |= _validate(accelerator, measured, held, known, config)
+        if accelerator.is_main_process:
+            log.add(done, figures)
+            if done % config.save_every == 0 or done == config.steps:
+                save_state(out, done, student, optimizer.optimizer, config)
+        if config.trackers:
+            accelerator.log(figures, step=done)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        head = student.head if isinstance(student, BradleyTerryStudent) else None
+        save_judge(judge, adapted, head, config, card_of(config, log.last_validation(), len(items), len(held)))
+    accelerator.end_training()
+    return out
+
+
+def _optimizer(student: Student, config: RewardTraining) -> torch.optim.AdamW:
+    learned = [item for item in student.parameters() if item.requires_grad]
+    groups = [
+        {"params": [item for item in learned if item.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [item for item in learned if item.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=config.learning_rate)
+
+
+def _set_rate(optimizer: Any, config: RewardTraining, step: int) -> None:
+    warm = min(1.0, (step + 1) / max(1, config.warmup))
+    along = min(1.0, max(0.0, (step - config.warmup) / max(1, config.steps - config.warmup)))
+    rate = config.learning_rate * warm * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * along)))
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def _drawn(items: Sequence[Located], config: RewardTraining, step: int) -> list[Located]:
+    """The records of a step: epoch after epoch, each in an order of its own; known from the step alone."""
+    places = range(step * config.batch_size, (step + 1) * config.batch_size)
+    orders: dict[int, np.ndarray] = {}
+    for epoch in {place // len(items) for place in places}:
+        orders[epoch] = np.random.default_rng((config.seed, epoch)).permutation(len(items))
+    return [items[int(orders[place // len(items)][place % len(items)])] for place in places]
+
+
+def _step(
+    accelerator: Accelerator,
+    student: Any,
+    optimizer: Any,
+    judge: RewardModel,
+    drawn: Sequence[Located],
+    known: dict[str, Instruction],
+    config: RewardTraining,
+    step: int,
+) -> tuple[float, float]:
+    """One optimizer step on this process's share of the records; the loss of all, and the gradient's norm."""
+    mine = range(accelerator.process_index, len(drawn), accelerator.num_processes)
+    parts = [mine[first : first + config.micro_batch_size] for first in range(0, len(mine), config.micro_batch_size)]
+    total = torch.zeros((), device=accelerator.device)
+    # Set before every step, so that a resumed run drops out the same as one that was never stopped.
+    torch.manual_seed(hash((config.seed, step, accelerator.process_index)) % 2**63)
+    for number, part in enumerate(parts):
+        lessons: list[Lesson] = []
+        for place in part:
+            by = known[drawn[place].record.instruction or config.instruction]
+            rng = np.random.default_rng((config.seed, step, place))
+            lessons += lessons_of(judge, drawn[place], by, config, rng)
+        last = number == len(parts) - 1
+        with accelerator.autocast(), _syncing(accelerator, student, last):
+            # Gradients are averaged over processes, and losses are means over all records of the step.
+            cost = student(lessons) * (accelerator.num_processes / (2 * config.batch_size))
+            accelerator.backward(cost)
+        total += cost.detach()
+    loss = float(accelerator.reduce(total, "mean"))
+    if not math.isfinite(loss):
+        named = "\n".join(f"  {item.place}: {item.record.prompt!r}" for item in drawn[:NAMED])
+        raise TrainingError(
+            f"the loss of step {step} is {loss}. Its {len(drawn)} records began with\n{named}\nThe state saved last is "
+            "untouched; lower learning_rate, or use float32, and start again"
+        )
+    norm = accelerator.clip_grad_norm_([item for item in student.parameters() if item.requires_grad], config.clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    return loss, float(norm)
+
+
+def _syncing(accelerator: Accelerator, student: Any, last: bool) -> AbstractContextManager[Any]:
+    return nullcontext() if last else accelerator.no_sync(student)
+
+
+def _validate(
+    accelerator: Accelerator,
+    judge: RewardModel,
+    held: Sequence[Located],
+    known: dict[str, Instruction],
+    config: RewardTraining,
+) -> dict[str, float]:
+    """Share of the held-out pairs that are judged as people did, each asked in both orders."""
+    found: dict[str, float] = {}
+    if accelerator.is_main_process:
+        with accelerator.autocast():
+            judged = judge_preferences(judge, held, config.instruction, known, batch_size=4 * config.micro_batch_size)
+        found = {"validation_accuracy": float(np.mean([item.right for item in judged]))}
+    accelerator.wait_for_everyone()
+    return found
+
+
+def _counted(steps: range, total: int, shown: bool) -> Iterator[int]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), disable=not shown) as bar:
+        task = bar.add_task("training", total=total, completed=steps.start)
+        for step in steps:
+            yield step
+            bar.advance(task)
+
+
+class _Log:
+    """Figures of every step as lines of JSON; what a killed run wrote beyond its last saved state is cut off."""
+
+    def __init__(self, path: Path, start: int) -> None:
+        self._path = path
+        self._began = time.monotonic()
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self._kept = [entry for line in lines if (entry := _entry(line)) and entry["step"] <= start]
+        path.write_text("".join(json.dumps(entry) + "\n" for entry in self._kept), encoding="utf-8")
+
+    def add(self, step: int, figures: dict[str, float]) -> None:
+        entry = {"step": step, "seconds": round(time.monotonic() - self._began, 3), **figures}
+        self._kept.append(entry)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+
+    def last_validation(self) -> float | None:
+        found = [entry["validation_accuracy"] for entry in self._kept if "validation_accuracy" in entry]
+        return found[-1] if found else None
+
+
+def _entry(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:  # half a line, where a run was killed
+        return None
