@@ -44,11 +44,30 @@ def load_judge(
         _say_if_foreign(prompt, parse_prompt)
     if model is None or not model.startswith(("http://", "https://")):
         return load_reward_model(model, quantization, device)
+    return _remote(model, quantization, device)
+
+
+def _remote(url: str, quantization: str | None, device: str | None) -> RemoteRewardModel:
     from ..rewards.remote import RemoteRewardModel
 
     if quantization or device:
-        raise ModelError(f"{model}: where and how a served model runs is for its server to say")
-    return RemoteRewardModel(model, api_key=os.environ.get("REWARDDANCE_API_KEY"))
+        raise ModelError(f"{url}: where and how a served model runs is for its server to say")
+    return RemoteRewardModel(url, api_key=os.environ.get("REWARDDANCE_API_KEY"))
+
+
+def load_judge_or_clip(model: str | None, quantization: str | None, device: str | None) -> Any:
+    """What can be held against preferences: a reward model here or served elsewhere, or a CLIP as the baseline."""
+    if model is not None and (Path(model) / "config.json").is_file():
+        import json
+
+        if json.loads((Path(model) / "config.json").read_text(encoding="utf-8")).get("model_type") == "clip":
+            quiet()
+            from ..evaluation.clip import ClipJudge
+
+            return ClipJudge.from_pretrained(model, device)
+    if model is not None and model.startswith(("http://", "https://")):
+        return _remote(model, quantization, device)
+    return load_reward_model(model, quantization, device)
 
 
 def load_reward_model(model: str | None, quantization: str | None, device: str | None) -> RewardModel:

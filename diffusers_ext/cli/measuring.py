@@ -7,27 +7,60 @@ from typing import Annotated
 
 import typer
 
+from ..rewards.instructions import DEFAULT_INSTRUCTION
 from . import options
 from .loading import load_pipeline, load_reward_model, load_video_reward_model, on_terminal
+from .preferring import Measured, measure_on_preferences
 from .reporting import print_json, print_table
 
 SECTIONS = ("reward", "rationales", "videos", "generator", "best-of-n")
 
 
 def evaluate(
+    data: Annotated[
+        Path | None, typer.Option(help="A file of preferences to measure on; see docs/evaluation.md.")
+    ] = None,
     section: Annotated[
-        list[str] | None, typer.Option(help=f"What to measure: {', '.join(SECTIONS)}; may be repeated. Default: all.")
+        list[str] | None,
+        typer.Option(help=f"With no --data, what to measure: {', '.join(SECTIONS)}; may be repeated. Default: all."),
     ] = None,
     size: Annotated[
-        int, typer.Option(help="Cases per figure; the costly sections take a fraction of it.", min=40)
+        int, typer.Option(help="With no --data, cases per figure; the costly sections take a fraction of it.", min=40)
     ] = 1000,
-    model: options.Model = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A judge, as elsewhere, or a CLIP. With --data several may be given, to be set side by side."
+        ),
+    ] = None,
     pipeline: options.Pipeline = None,
+    instruction: options.InstructionName = DEFAULT_INSTRUCTION,
+    instructions_file: options.InstructionsFile = None,
+    pointwise: Annotated[bool, typer.Option("--pointwise", help="With --data: score each picture alone.")] = False,
+    plot: Annotated[Path | None, typer.Option(help="With --data: where to put a reliability diagram.")] = None,
     quantization: options.Quantization = None,
     device: options.Device = None,
     json: options.AsJson = False,
 ) -> None:
-    """Measure every figure of the model cards, in the nano world, on data that training never saw."""
+    """Measure judges on people's preferences (--data), or every figure of the nano models' cards."""
+    if data is not None:
+        measured = Measured(data, tuple(model or ()), instruction, instructions_file, pointwise, quantization, device)
+        measure_on_preferences(measured, plot, json)
+        return
+    if model is not None and len(model) > 1:
+        raise typer.BadParameter("several judges are set side by side on --data only", param_hint="--model")
+    _measure_nano(section, size, model[0] if model else None, pipeline, quantization, device, json)
+
+
+def _measure_nano(
+    section: list[str] | None,
+    size: int,
+    model: str | None,
+    pipeline: str | None,
+    quantization: str | None,
+    device: str | None,
+    json: bool,
+) -> None:
     from ..nano.evaluation import evaluate_all
 
     for name in section or ():

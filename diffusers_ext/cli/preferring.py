@@ -1,0 +1,100 @@
+"""The part of `evaluate` that holds judges against people's preferences."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from ..rewards.errors import RewardDanceError
+from .loading import load_judge_or_clip, on_terminal
+from .reporting import finish, print_json, print_table
+
+if TYPE_CHECKING:
+    from ..evaluation import Estimate, PreferenceReport
+    from ..evaluation.agreement import Agreement
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is to be measured, and how; see `rewarddance evaluate`."""
+
+    data: Path
+    models: tuple[str, ...]
+    instruction: str
+    instructions_file: Path | None
+    pointwise: bool
+    quantization: str | None
+    device: str | None
+
+
+def measure_on_preferences(measured: Measured, plot: Path | None, json: bool) -> None:
+    """Judge every record by every judge; records that cannot be used are named, and the rest is measured."""
+    from ..data import locate
+    from ..rewards.instructions import load_instructions
+
+    items, problems = locate([measured.data])
+    errors = {str(number): str(problem) for number, problem in enumerate(problems)}
+    for message in errors.values():
+        typer.echo(f"error: {message}", err=True)
+    if not items:
+        raise RewardDanceError(f"{measured.data}: holds no record that can be measured on")
+    own = load_instructions(measured.instructions_file) if measured.instructions_file else {}
+    from ..evaluation import agreement, judge_preferences, preference_report
+
+    judged = {}
+    for name in measured.models or (None,):
+        judge = load_judge_or_clip(name, measured.quantization, measured.device)
+        judged[judge.name] = judge_preferences(
+            judge, items, measured.instruction, own, measured.pointwise, progress=on_terminal() and not json
+        )
+    reports = {name: preference_report(found) for name, found in judged.items()}
+    shared = agreement(judged)
+    if plot is not None:
+        from ..evaluation.plots import plot_reliability
+
+        plot_reliability(reports, plot)
+    if json:
+        print_json(_as_dict(measured, reports, shared, list(errors.values())))
+    else:
+        _print(measured, len(items), reports, shared)
+    finish(errors)
+
+
+def _as_dict(
+    measured: Measured,
+    reports: Mapping[str, PreferenceReport],
+    shared: Mapping[tuple[str, str], Agreement],
+    errors: list[str],
+) -> dict[str, Any]:
+    return {
+        "data": str(measured.data),
+        "judges": {name: report.as_dict() for name, report in reports.items()},
+        "agreement": [{"judges": list(pair), **asdict(found)} for pair, found in shared.items()],
+        "errors": errors,
+    }
+
+
+def _print(
+    measured: Measured,
+    records: int,
+    reports: Mapping[str, PreferenceReport],
+    shared: Mapping[tuple[str, str], Agreement],
+) -> None:
+    names = dict.fromkeys(name for report in reports.values() for name in report.figures)
+    rows = [(name, *(_cell(report.figures[name]) for report in reports.values())) for name in names]
+    title = f"{measured.data}: {records:,} records (value, and its 95% interval)"
+    print_table(title, ("figure", *reports), rows)
+    if shared:
+        rows = [
+            (" and ".join(pair), f"{a.share:.3f}", f"{a.kappa:.3f}", f"{a.correlation:.3f}")
+            for pair, a in shared.items()
+        ]
+        print_table("Agreement of judges", ("judges", "same winner", "kappa", "correlation"), rows)
+
+
+def _cell(figure: Estimate) -> str:
+    return f"{figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})"
