@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..data.formats import FORMATS
+from ..rewards.instructions import DEFAULT_INSTRUCTION
 from . import options
-from .reporting import finish, print_json, print_table
+from .reporting import finish, print_json, print_table, with_progress
 
 if TYPE_CHECKING:
     from ..data import Problem
@@ -118,6 +119,52 @@ def split(
         for notice in notices:
             typer.echo(f"note: {notice}")
     _finish(done.problems)
+
+
+@app.command()
+def reason(
+    file: File,
+    out: Annotated[Path, typer.Argument(help="What to write: .jsonl or .parquet.", show_default=False)],
+    samples: Annotated[int, typer.Option(help="Rationales to write for each record.", min=1)] = 4,
+    temperature: Annotated[float, typer.Option(help="Of the words; 0 for the likeliest alone.", min=0.0)] = 1.0,
+    seed: Annotated[int, typer.Option(help="Another seed gives other rationales.")] = 0,
+    instruction: options.InstructionName = DEFAULT_INSTRUCTION,
+    instructions_file: options.InstructionsFile = None,
+    model: options.Model = None,
+    quantization: options.Quantization = None,
+    device: options.Device = None,
+    json: options.AsJson = False,
+) -> None:
+    """Have a judge give reasons for people's choices, and keep those that led it to the same choice."""
+    from ..data import locate, write
+    from ..data.media import relocate
+    from ..reward_training.rationales import sample_rationales
+    from ..rewards.instructions import load_instructions
+    from .loading import load_reward_model
+
+    items, problems = locate([file])
+    own = load_instructions(instructions_file) if instructions_file else {}
+    judge = load_reward_model(model, quantization, device)
+    asked = with_progress(
+        sample_rationales(judge, items, instruction, own, samples, temperature, seed), len(items), json
+    )
+    found = list(asked)
+    folders = file.parent.resolve(), out.parent.resolve()
+    write(out, [relocate(item.record, *folders) for item in found])
+    counts = {
+        "records": len(found),
+        "with_rationale": sum(item.record.rationale is not None for item in found),
+        "right": sum(item.right for item in found),
+        "written": sum(item.written for item in found),
+    }
+    if json:
+        print_json({"file": str(file), "out": str(out), **counts, "errors": _errors(problems)})
+    else:
+        typer.echo(
+            f"{out}: {counts['with_rationale']:,} of {counts['records']:,} records have a rationale; the verdict was "
+            f"right after {counts['right']:,} of {counts['written']:,} that were written"
+        )
+    _finish(problems)
 
 
 def _errors(problems: Iterable[Problem]) -> list[dict[str, object]]:

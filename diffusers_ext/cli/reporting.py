@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json as json_module
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
     from ..rewards.judgement import Judgement
+
+T = TypeVar("T")
 
 
 def print_json(result: dict[str, Any]) -> None:
@@ -59,6 +61,15 @@ def print_comparison(
     verdict = f"{candidate if judgement.verdict else reference} is better"
     rows = [(verdict, f"{judgement.reward:.3f}", f"{judgement.log_odds:+.2f}", judgement.explanation or "")]
     print_table(f"{prompt} ({by})", ("verdict", "P(candidate is better)", "log-odds", "explanation"), rows)
+
+
+def with_progress(items: Iterable[T], total: int, json: bool) -> Iterator[T]:
+    """The same items, and a progress bar on stderr where somebody looks on."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    yield from track(items, total=total, console=console, transient=True, disable=json or not console.is_terminal)
 
 
 def finish(errors: dict[str, str]) -> None:

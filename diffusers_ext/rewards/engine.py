@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -272,11 +272,12 @@ class Engine:
         )
 
     def thoughts(
-        self, questions: Sequence[Question], limit: int, batch_size: int | None = None
+        self, questions: Sequence[Question], limit: int, batch_size: int | None = None, choose: Choose | None = None
     ) -> Iterator[list[tuple[int, str]]]:
-        """What the model writes after each question before its verdict, by greedy decoding, at most `limit` tokens."""
+        """What the model writes after each question before its verdict, at most `limit` tokens; see :func:`think`."""
+        chosen = choose or likeliest
         return self._batches(
-            questions, batch_size, lambda run, nodes: think(self.backbone, run.read(nodes, keep=True), limit)
+            questions, batch_size, lambda run, nodes: think(self.backbone, run.read(nodes, keep=True), limit, chosen)
         )
 
     def _batches(
@@ -305,8 +306,28 @@ class Engine:
             yield [(index, value) for node, value in zip(batch, found, strict=True) for index in node.ends]
 
 
-def think(backbone: Backbone, reading: Reading, limit: int) -> list[str]:
-    """Go on writing after each row, the likeliest token each time, until the word that comes before a verdict."""
+Choose: TypeAlias = Callable[[Tensor], Tensor]
+"""From logits [rows, words] to the words chosen, int64 [rows]."""
+
+
+def likeliest(logits: Tensor) -> Tensor:
+    """Greedy decoding."""
+    return logits.argmax(-1)
+
+
+def drawn(temperature: float, seed: int) -> Choose:
+    """Words drawn in proportion to exp(logit / temperature)."""
+    generator = torch.Generator("cpu").manual_seed(seed)
+
+    def choose(logits: Tensor) -> Tensor:
+        odds = (logits.float().cpu() / temperature).softmax(-1)
+        return torch.multinomial(odds, 1, generator=generator)[:, 0].to(logits.device)
+
+    return choose
+
+
+def think(backbone: Backbone, reading: Reading, limit: int, choose: Choose = likeliest) -> list[str]:
+    """Go on writing after each row, word by word as `choose` says, until the word that comes before a verdict."""
     assert reading.cache is not None
     tokenizer, head = backbone.tokenizer, backbone.model.get_output_embeddings()
     embed = backbone.model.get_input_embeddings()
@@ -316,7 +337,7 @@ def think(backbone: Backbone, reading: Reading, limit: int) -> list[str]:
     going = set(range(len(written)))
     hidden, mask = reading.hidden, reading.mask
     for step in range(limit):
-        tokens = head(hidden.to(head.weight.device)).argmax(-1)
+        tokens = choose(head(hidden.to(head.weight.device)))
         for row, token in enumerate(tokens.tolist()):
             if row not in going:
                 continue

@@ -27,7 +27,7 @@ from .backbones import backbone_of, backbone_type
 from .combining import Combiner
 from .config import RewardConfig
 from .differentiable import candidate_log_odds
-from .engine import Engine
+from .engine import Engine, drawn, likeliest
 from .errors import ModelError, PromptTextError
 from .images import as_images, check_batch
 from .instructions import DEFAULT_INSTRUCTION, DEFAULT_VIDEO_INSTRUCTION, Instruction, get_instruction
@@ -427,6 +427,29 @@ class RewardModel:
         (shown,) = self._moving(candidate, frames, rate)
         against = None if reference is None else self._moving(reference, frames, rate)[0]
         return self._begun(shown, against, prompt, get_instruction(instruction), explain, thought)
+
+    def think(
+        self, questions: Sequence[Question], temperature: float = 0.0, seed: int = 0, batch_size: int | None = None
+    ) -> list[str]:
+        """The chain of thought that the model writes after each question.
+
+        Args:
+            questions: from :meth:`question` or :meth:`video_question`, with `explain`.
+            temperature: 0 for the likeliest word each time; above it, words are drawn.
+            seed: of the drawing.
+            batch_size: questions per forward pass.
+        """
+        choose = drawn(temperature, seed) if temperature > 0 else likeliest
+        with self._combiner.alone():
+            batches = self._engine.thoughts(questions, self.config.max_new_tokens, batch_size, choose)
+            found = dict(pair for batch in batches for pair in batch)
+        return [found[index] for index in range(len(questions))]
+
+    def answer(self, questions: Sequence[Question], batch_size: int | None = None) -> list[float]:
+        """The log-odds of yes after each question, as the model gives them: not divided by a temperature."""
+        with self._combiner.alone():
+            found = dict(pair for batch in self._engine.log_odds(questions, batch_size) for pair in batch)
+        return [found[index] for index in range(len(questions))]
 
     @contextmanager
     def remembering(self) -> Iterator[None]:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _CELL: Final = IMAGE_SIZE / CELLS
 _FLAWS: Final = 5
+UNIT: Final = 4.0
+"""Pixels: about as far as objects get from one shown frame to the next, so that it is no small matter to the loss."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,9 @@ class Trails:
     """Where objects came from, for a batch of pictures of which some are frames of videos.
 
     Attributes:
-        known: bool [pictures, 16], the cells with the centre of an object that the frame before shows too.
-        moved: float32 [pictures, 16, 2], by how many cells it has moved since then, to the right and down.
+        known: bool [pictures, 16], the cells with the centre of an object that the frames before show too.
+        moved: float32 [pictures, 16, 4], by how many :data:`UNIT` it has moved, to the right and down, since the frame
+            before and since the first one.
         last: int64 [videos], the last frame of every video.
         flaws: float32 [videos, 5], severities of flicker, jitter, freezing, jumps and changes.
     """
@@ -58,17 +61,18 @@ def trails_of(videos: Sequence[tuple[Frames, Video]], pictures: int) -> Trails:
         pictures: how many pictures the batch has in all.
     """
     known = torch.zeros(pictures, TOKENS_PER_IMAGE, dtype=torch.bool)
-    moved = torch.zeros(pictures, TOKENS_PER_IMAGE, 2)
+    moved = torch.zeros(pictures, TOKENS_PER_IMAGE, 4)
     for frames, video in videos:
         shown = spread(FRAMES, len(frames))
         for place, before, now in zip(frames[1:], shown, shown[1:], strict=False):
             for track in video.tracks:
-                old, new = track.sightings[before], track.sightings[now]
-                if old is None or new is None:
+                first, old, new = (track.sightings[time] for time in (shown[0], before, now))
+                if first is None or old is None or new is None:
                     continue
                 column, row = (min(max(int(value / _CELL), 0), CELLS - 1) for value in (new.x, new.y))
                 known[place, CELLS * row + column] = True
-                moved[place, CELLS * row + column] = torch.tensor([new.x - old.x, new.y - old.y]) / _CELL
+                ways = [new.x - old.x, new.y - old.y, new.x - first.x, new.y - first.y]
+                moved[place, CELLS * row + column] = torch.tensor(ways) / UNIT
     return Trails(
         known,
         moved,
@@ -83,7 +87,7 @@ class Follower(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        self.moved = nn.Linear(width, 2)
+        self.moved = nn.Linear(width, 4)
         self.flaws = nn.Linear(width, _FLAWS)
 
     def forward(
@@ -97,7 +101,7 @@ class Follower(nn.Module):
             trails: the truth about the batch's pictures.
 
         Returns:
-            The loss (a scalar), and the mean distance between where objects came from and what is read, in pixels.
+            The loss (a scalar), and how far off, in pixels, where objects were at first is read on average.
         """
         tokens = torch.cat([states[packed.tokens == image_token] for packed, states in seen])
         tokens = self.norm(tokens.float()).reshape(-1, TOKENS_PER_IMAGE, tokens.shape[-1])
@@ -107,8 +111,8 @@ class Follower(nn.Module):
         ends = pictures[:, None] == trails.last
         flaws = self.flaws(tokens[ends.any(1)].mean(1)).float()
         severities = trails.flaws[ends.int().argmax(1)[ends.any(1)]]
-        loss = F.smooth_l1_loss(moved, truth, beta=0.25) + 4 * F.mse_loss(flaws, severities)
-        off = float((moved.detach() - truth).norm(dim=1).mean() * _CELL) if len(truth) else float("nan")
+        loss = F.smooth_l1_loss(moved, truth) + 4 * F.mse_loss(flaws, severities)
+        off = float((moved.detach() - truth)[:, 2:].norm(dim=1).mean() * UNIT) if len(truth) else float("nan")
         return loss, {"off": off, "moving": float((flaws.detach() - severities).abs().mean())}
 
 

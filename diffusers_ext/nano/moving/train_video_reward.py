@@ -69,7 +69,7 @@ class VideoRecipe:
     """Weight of all that is asked about pictures beside videos."""
     detection_weight: float = 0.25
     """Weight of seeing beside the other lessons."""
-    following_weight: float = 0.5
+    following_weight: float = 1.0
     """Weight of following objects from frame to frame."""
     following_depth: int = 2
     """After how many layers of the language model that is read off."""

@@ -30,13 +30,14 @@ def test_a_steady_object_has_moved_by_its_velocity_since_the_frame_before():
     for place, time in zip((3, 4, 5), SHOWN[1:], strict=True):
         column, row = int((12 + 3 * time) // 16), int((40 - time) // 16)
         assert trails.known[place, 4 * row + column]
-        assert trails.moved[place, 4 * row + column].tolist() == [6 / 16, -2 / 16]
+        assert trails.moved[place, 4 * row + column].tolist() == [6 / 4, -2 / 4, (time - 1) * 3 / 4, (1 - time) / 4]
 
 
 def test_where_an_object_stops_is_seen_in_how_it_moved():
     video = one_star(MotionFlaws(freeze=1.0))
     trails = trails_of([((0, 1, 2, 3), video)], 4)
-    assert trails.moved[3].abs().sum() == 0 and trails.moved[1].abs().sum() > 0
+    assert trails.moved[3, :, :2].abs().sum() == 0 and trails.moved[1, :, :2].abs().sum() > 0
+    assert trails.moved[3, :, 2:].abs().sum() > 0
     assert trails.flaws[0].tolist() == [0.0, 0.0, 1.0, 0.0, 0.0]
 
 
@@ -49,13 +50,13 @@ def test_what_is_read_off_can_be_learned_and_is_measured_in_pixels():
     branches = [Branch(tuple(Picture(index) for index in frames), (1,), (1.0,)) for frames in item.videos]
     rows = Row((5,), tuple(branches[:2])), Row((5,), tuple(branches[2:]))
     torch.manual_seed(0)
-    mixing = torch.randn(7, 64)
+    mixing = torch.randn(9, 64)
     seen = []
     for packed in (pack([row], (6, 7, 8), TOKENS_PER_IMAGE, 0) for row in rows):
-        truth = torch.zeros(len(packed.pictures), TOKENS_PER_IMAGE, 7)
-        truth[..., :2] = trails.moved[packed.pictures]
+        truth = torch.zeros(len(packed.pictures), TOKENS_PER_IMAGE, 9)
+        truth[..., :4] = trails.moved[packed.pictures]
         for last, flaws in zip(trails.last, trails.flaws, strict=True):
-            truth[packed.pictures == last, :, 2:] = flaws
+            truth[packed.pictures == last, :, 4:] = flaws
         states = torch.randn(*packed.tokens.shape, 64)
         states[packed.tokens == 7] = (truth @ mixing).reshape(-1, 64)
         seen.append((packed, states))
