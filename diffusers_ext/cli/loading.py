@@ -80,17 +80,21 @@ def load_reward_model(model: str | None, quantization: str | None, device: str |
     return RewardModel.from_pretrained(model, quantization, device)  # type: ignore[arg-type]
 
 
-def load_video_judge(model: str | None, prompt: str, quantization: str | None, device: str | None) -> RewardModel:
-    """The judge of videos that `--model` names, in this process."""
+def load_video_judge(
+    model: str | None, prompt: str, quantization: str | None, device: str | None
+) -> RewardModel | RemoteRewardModel:
+    """The judge of videos that `--model` names, as :func:`load_judge`."""
     if model is None:
         from ..nano.moving.scenes import parse_prompt
 
         _say_if_foreign(prompt, parse_prompt)
+    if model is not None and model.startswith(("http://", "https://")):
+        return _remote(model, quantization, device)
     return load_video_reward_model(model, quantization, device)
 
 
 def load_video_reward_model(model: str | None, quantization: str | None, device: str | None) -> RewardModel:
-    """The same with no prompt to look at."""
+    """The judge of videos that `--model` names, in this process."""
     from ..nano import DEFAULT_VIDEO_REWARD_MODEL
 
     return load_reward_model(model or str(DEFAULT_VIDEO_REWARD_MODEL), quantization, device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..data import Located, Preference
 from ..rewards.instructions import Instruction, get_instruction
@@ -80,6 +80,6 @@ def sample_rationales(
 
 
 def _asking(judge: RewardModel, item: Located, by: Instruction) -> Callable[[str | None], Question]:
-    shown = item.open(item.record.a), item.record.prompt, item.open(item.record.b)
-    ask = judge.question if by.task == "t2i" else judge.video_question
+    shown: Any = item.open(item.record.a), item.record.prompt, item.open(item.record.b)
+    ask: Any = judge.question if by.task == "t2i" else judge.video_question
     return lambda thought: ask(*shown, by, explain=True, thought=thought)

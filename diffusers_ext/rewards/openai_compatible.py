@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 from . import prompts
 from .arguments import check_batch_size, check_count, example_images, prompts_for
 from .config import RewardConfig
+from .connection import Connection, RemoteError, gather, is_finite
 from .errors import ModelError
 from .images import as_images
 from .instructions import DEFAULT_INSTRUCTION, Instruction, get_instruction
 from .judgement import Judgement
-from .remote import Connection, RemoteError, encoded, gather, is_finite
+from .remote import encoded
 from .tokens import NO, YES
 
 if TYPE_CHECKING:

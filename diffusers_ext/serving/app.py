@@ -26,11 +26,19 @@ from ray.serve.handle import DeploymentHandle
 from starlette.exceptions import HTTPException
 
 from .. import __version__
+from ..rewards.connection import IDEMPOTENCY_HEADER
 from ..rewards.errors import RewardDanceError
 from ..rewards.instructions import Instruction
-from ..rewards.remote import IDEMPOTENCY_HEADER
 from .answered import Answered
-from .bodies import BodyError, Limits, TooLarge, compare_questions, score_questions
+from .bodies import (
+    BodyError,
+    Limits,
+    TooLarge,
+    compare_questions,
+    compare_videos_questions,
+    score_questions,
+    score_video_questions,
+)
 from .judging import answer, anywhere, load_judge, told_by_worker
 from .questions import Answer, Asked, Recipe
 
@@ -74,8 +82,8 @@ class Judge:
         batches.set_max_batch_size(batch_size)
         batches.set_batch_wait_timeout_s(batch_wait)
 
-    def model_name(self) -> str:
-        return self._judge.name
+    def about(self) -> dict[str, Any]:
+        return {"model": self._judge.name, "video_frames": self._judge.config.video_frames}
 
     def check_health(self) -> None:
         """Called by Ray Serve, which replaces the replica once this raises."""
@@ -116,7 +124,7 @@ class Ingress:
         self._judges, self._limits, self._own = judges, limits, own
         self._expected = f"Bearer {api_key}".encode() if api_key else None
         self._answered = Answered[tuple[dict[str, Any], ...]]()
-        self._name = ""
+        self._known: dict[str, Any] = {}
         labels: Any = ("endpoint", "status")
         self._requests = metrics.Counter("rewarddance_requests", "HTTP requests.", labels)
         self._judgements = metrics.Counter("rewarddance_judgements", "Judgements made.", ("endpoint",))
@@ -133,7 +141,7 @@ class Ingress:
         running = sum(count for state, count in found.items() if str(getattr(state, "value", state)) == "RUNNING")
         if not running:
             return _failure(503, "Unavailable", "no replica is running yet, or any more")
-        return JSONResponse({"status": "ok", "model": await self._model(), "replicas": running})
+        return JSONResponse({"status": "ok", **await self._about(), "replicas": running})
 
     @api.post("/score")
     async def score(self, request: Request) -> JSONResponse:
@@ -145,13 +153,23 @@ class Ingress:
         """Judge candidates against references."""
         return await self._respond(request, "compare", compare_questions)
 
+    @api.post("/score-video")
+    async def score_video(self, request: Request) -> JSONResponse:
+        """Judge videos, each on its own."""
+        return await self._respond(request, "score-video", score_video_questions)
+
+    @api.post("/compare-videos")
+    async def compare_videos(self, request: Request) -> JSONResponse:
+        """Judge videos against references."""
+        return await self._respond(request, "compare-videos", compare_videos_questions)
+
     async def _respond(self, request: Request, endpoint: str, parse: Parse) -> JSONResponse:
         began = time.monotonic()
         try:
             self._authorize(request)
             content = await self._body(request)
             judgements = await self._once(request, endpoint, parse, content)
-            response = JSONResponse({"model": await self._model(), "judgements": judgements})
+            response = JSONResponse({"model": (await self._about())["model"], "judgements": judgements})
         except HTTPException as error:
             response = _failure(error.status_code, "HTTPError", error.detail)
         except Unanswerable as error:
@@ -228,10 +246,10 @@ class Ingress:
                 await asyncio.sleep(0.1 * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
 
-    async def _model(self) -> str:
-        if not self._name:
-            self._name = await self._judges.model_name.remote()
-        return self._name
+    async def _about(self) -> dict[str, Any]:
+        if not self._known:
+            self._known = await self._judges.about.remote()
+        return self._known
 
 
 def build(

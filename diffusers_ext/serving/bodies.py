@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StrictBool, StrictStr, ValidationError
 
-from ..rewards.arguments import check_count, prompts_for
+from ..rewards.arguments import check_count, one_each, prompts_for
 from ..rewards.errors import ImageError, RewardDanceError
-from ..rewards.instructions import DEFAULT_INSTRUCTION, Instruction, get_instruction
-from .questions import Asked, Recipe, Shown, Way, opened
+from ..rewards.instructions import DEFAULT_INSTRUCTION, DEFAULT_VIDEO_INSTRUCTION, Instruction, get_instruction
+from ..rewards.videos import RATE, VideoError
+from .questions import Asked, Film, Recipe, Shown, Way, opened
 
 
 class BodyError(RewardDanceError):
@@ -78,7 +79,36 @@ class CompareBody(_Body):
     explain: StrictBool = False
 
 
-B = TypeVar("B", ScoreBody, CompareBody)
+class FilmBody(_Body):
+    """A video: the frames that are to be shown, in order, and how many of them a second."""
+
+    frames: list[StrictStr]
+    rate: float = RATE
+
+
+class ScoreVideoBody(_Body):
+    """Body of POST /score-video."""
+
+    videos: list[FilmBody]
+    prompt: StrictStr | list[StrictStr]
+    instruction: StrictStr | InstructionBody = DEFAULT_VIDEO_INSTRUCTION
+    first_frame: StrictStr | list[StrictStr] | None = None
+    explain: StrictBool = False
+
+
+class CompareVideosBody(_Body):
+    """Body of POST /compare-videos."""
+
+    candidates: list[FilmBody]
+    reference: list[FilmBody]
+    prompt: StrictStr | list[StrictStr]
+    instruction: StrictStr | InstructionBody = DEFAULT_VIDEO_INSTRUCTION
+    first_frame: StrictStr | list[StrictStr] | None = None
+    debias: StrictBool = True
+    explain: StrictBool = False
+
+
+B = TypeVar("B", ScoreBody, CompareBody, ScoreVideoBody, CompareVideosBody)
 
 
 def score_questions(content: bytes, limits: Limits, own: Mapping[str, Recipe]) -> list[Asked]:
@@ -114,6 +144,60 @@ def compare_questions(content: bytes, limits: Limits, own: Mapping[str, Recipe])
         Asked(way, text, picture, against[number], number)
         for text, picture, number in zip(asked, judged, numbers, strict=True)
     ]
+
+
+def score_video_questions(content: bytes, limits: Limits, own: Mapping[str, Recipe]) -> list[Asked]:
+    """The questions in a body of POST /score-video; raises what :func:`score_questions` does, and VideoError."""
+    body = _parsed(ScoreVideoBody, content)
+    firsts = [] if body.first_frame is None else _listed(body.first_frame)
+    _check_count(_frames(body.videos) + len(firsts) + _shown(body.instruction), limits)
+    recipe = _recipe(body.instruction, limits, own)
+    way = Way(recipe, pairwise=False, explain=body.explain, moving=True, begun=bool(firsts))
+    films = _films(body.videos, "videos", limits)
+    asked, given = prompts_for(body.prompt, len(films)), _given(firsts, len(films), limits)
+    return [Asked(way, text, film, first_frame=first) for text, film, first in zip(asked, films, given, strict=True)]
+
+
+def compare_videos_questions(content: bytes, limits: Limits, own: Mapping[str, Recipe]) -> list[Asked]:
+    """The questions in a body of POST /compare-videos; raises what :func:`score_video_questions` does."""
+    body = _parsed(CompareVideosBody, content)
+    firsts = [] if body.first_frame is None else _listed(body.first_frame)
+    frames = _frames(body.candidates) + _frames(body.reference)
+    _check_count(frames + len(firsts) + _shown(body.instruction), limits)
+    recipe = _recipe(body.instruction, limits, own)
+    way = Way(recipe, pairwise=True, explain=body.explain, debias=body.debias, moving=True, begun=bool(firsts))
+    judged, against = _films(body.candidates, "candidates", limits), _films(body.reference, "reference", limits)
+    check_count(len(against), len(judged))
+    asked, given = prompts_for(body.prompt, len(judged)), _given(firsts, len(judged), limits)
+    numbers = list(range(len(judged))) if len(against) > 1 else [0] * len(judged)
+    return [
+        Asked(way, text, film, against[number], number, first)
+        for text, film, number, first in zip(asked, judged, numbers, given, strict=True)
+    ]
+
+
+def _frames(films: Sequence[FilmBody]) -> int:
+    return sum(len(film.frames) for film in films)
+
+
+def _films(items: Sequence[FilmBody], where: str, limits: Limits) -> list[Film]:
+    if not items:
+        raise VideoError(f"{where}: no videos were given; at least one is needed")
+    films: list[Film] = []
+    for index, item in enumerate(items):
+        if not item.frames:
+            raise VideoError(f"{where}[{index}]: the video has no frames")
+        frames = (_picture(frame, f"{where}[{index}].frames[{n}]", limits) for n, frame in enumerate(item.frames))
+        films.append(Film(tuple(frames), item.rate))
+    return films
+
+
+def _given(firsts: Sequence[str], count: int, limits: Limits) -> list[bytes | None]:
+    """The picture that each video was to begin with."""
+    if not firsts:
+        return [None] * count
+    pictures = [_picture(item, f"first_frame[{index}]", limits) for index, item in enumerate(firsts)]
+    return list(one_each(pictures, count, "first frames"))
 
 
 def _parsed(kind: type[B], content: bytes) -> B:

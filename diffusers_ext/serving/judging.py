@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..ranking import Judge
 from ..rewards.errors import ModelError, RewardDanceError
 from ..rewards.images import load_image
 from ..rewards.instructions import Instruction
-from .questions import Answer, Asked, Way, opened
+from ..rewards.videos import Clip
+from .questions import Answer, Asked, Film, Way, opened
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -47,42 +49,55 @@ def answer(judge: Judge, asked: Sequence[Asked]) -> list[Answer]:
     """Put questions to a judge, those of one way together; one that cannot be answered does not stop the others."""
     answers: dict[int, Answer] = {}
     ways: dict[Way, list[int]] = {}
-    pictures: dict[int, list[Image.Image]] = {}
+    shown: dict[int, _Shown] = {}
     for index, item in enumerate(asked):
-        contents = [content for content in (item.candidate, item.reference) if content is not None]
         try:
-            pictures[index] = [load_image(opened(content)) for content in contents]
+            shown[index] = _Shown(item.prompt, *map(_loaded, (item.candidate, item.reference, item.first_frame)))
             ways.setdefault(item.way, []).append(index)
         except RewardDanceError as error:
             answers[index] = _problem(error)
     for way, indices in ways.items():
         with way.recipe.unpacked() as by:
-            found = _judged(judge, way, by, [asked[index].prompt for index in indices], [pictures[i] for i in indices])
+            found = _judged(judge, way, by, [shown[index] for index in indices])
             answers |= zip(indices, found, strict=True)
     return [answers[index] for index in range(len(asked))]
 
 
-def _judged(
-    judge: Judge, way: Way, by: Instruction, prompts: Sequence[str], pictures: Sequence[Sequence[Image.Image]]
-) -> list[Answer]:
+@dataclass(frozen=True)
+class _Shown:
+    """A question's pictures and videos, opened."""
+
+    prompt: str
+    candidate: Any
+    reference: Any
+    first_frame: Any
+
+
+def _loaded(content: bytes | Film | None) -> Image.Image | Clip | None:
+    if isinstance(content, Film):
+        return Clip(tuple(load_image(opened(frame)) for frame in content.frames), content.rate)
+    return None if content is None else load_image(opened(content))
+
+
+def _judged(judge: Any, way: Way, by: Instruction, shown: Sequence[_Shown]) -> list[Answer]:
+    options: dict[str, Any] = {"instruction": by, "explain": way.explain}
+    candidates, prompts = [item.candidate for item in shown], [item.prompt for item in shown]
+    score, compare = judge.score, judge.compare
+    if way.moving:
+        score, compare = judge.score_video, judge.compare_videos
+        clips = [clip for item in shown for clip in (item.candidate, item.reference) if clip is not None]
+        options["frames"] = max(len(clip.frames) for clip in clips)  # all: the client has chosen
+        options["first_frame"] = [item.first_frame for item in shown] if way.begun else None
     try:
         if way.pairwise:
-            found = judge.compare(
-                [first for first, _ in pictures],
-                [second for _, second in pictures],
-                prompts,
-                instruction=by,
-                debias=way.debias,
-                explain=way.explain,
-            )
+            found = compare(candidates, [item.reference for item in shown], prompts, debias=way.debias, **options)
         else:
-            found = judge.score([first for (first,) in pictures], prompts, instruction=by, explain=way.explain)
+            found = score(candidates, prompts, **options)
         return [Answer(judgement) for judgement in found]
     except RewardDanceError as error:
-        if len(prompts) == 1:
+        if len(shown) == 1:
             return [_problem(error)]
-        alone = zip(prompts, pictures, strict=True)
-        return [found for prompt, own in alone for found in _judged(judge, way, by, [prompt], [own])]
+        return [found for item in shown for found in _judged(judge, way, by, [item])]
 
 
 def _problem(error: RewardDanceError) -> Answer:

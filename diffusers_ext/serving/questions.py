@@ -93,6 +93,14 @@ def _png(path: Path) -> bytes:
 
 
 @dataclass(frozen=True)
+class Film:
+    """A video as it travels: the frames that are to be shown, bytes of PNG or JPEG files, and how many a second."""
+
+    frames: tuple[bytes, ...]
+    rate: float
+
+
+@dataclass(frozen=True)
 class Way:
     """What questions must have in common to be put to the model in one call."""
 
@@ -100,6 +108,10 @@ class Way:
     pairwise: bool
     explain: bool = False
     debias: bool = False
+    moving: bool = False
+    """Whether they are about videos."""
+    begun: bool = False
+    """Whether these were to begin with a given picture."""
 
 
 @dataclass(frozen=True)
@@ -108,17 +120,19 @@ class Asked:
 
     Attributes:
         way: how it is to be put.
-        prompt: what the picture was to show.
-        candidate: the picture.
+        prompt: what the picture or video was to show.
+        candidate: the picture, or the video.
         reference: what to hold it against, or None.
         reference_index: which of the references given that is.
+        first_frame: what the video was to begin with, or None.
     """
 
     way: Way
     prompt: str
-    candidate: bytes
-    reference: bytes | None = None
+    candidate: bytes | Film
+    reference: bytes | Film | None = None
     reference_index: int | None = None
+    first_frame: bytes | None = None
 
 
 @dataclass(frozen=True)

@@ -127,7 +127,7 @@ def url(network):
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
-    monkeypatch.setattr("diffusers_ext.rewards.remote._BACKOFF", 0.01)
+    monkeypatch.setattr("diffusers_ext.rewards.connection._BACKOFF", 0.01)
 
 
 @pytest.fixture

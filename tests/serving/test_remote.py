@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from http_servers import Trouble, answering, breaking_off, dripping, hanging, running
 
 from diffusers_ext.ranking import best_of_n, rank
+from diffusers_ext.rewards.connection import IDEMPOTENCY_HEADER, Connection, Refused, RemoteError
 from diffusers_ext.rewards.errors import (
     Cancelled,
     ImageError,
@@ -23,7 +24,7 @@ from diffusers_ext.rewards.errors import (
     RewardDanceError,
 )
 from diffusers_ext.rewards.instructions import Example, Instruction
-from diffusers_ext.rewards.remote import IDEMPOTENCY_HEADER, Connection, Refused, RemoteError, RemoteRewardModel
+from diffusers_ext.rewards.remote import RemoteRewardModel
 from diffusers_ext.serving.bodies import Limits, TooLarge, compare_questions, score_questions
 from diffusers_ext.serving.judging import answer
 
@@ -43,7 +44,7 @@ class Server:
         self.app.post("/compare")(self.compare)
 
     async def health(self):
-        return {"status": "ok", "model": self.judge.name}
+        return {"status": "ok", "model": self.judge.name, "video_frames": 8}
 
     async def score(self, request: Request):
         return await self.respond(request, score_questions)
@@ -89,7 +90,7 @@ def fresh(server):
 
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch):
-    monkeypatch.setattr("diffusers_ext.rewards.remote._BACKOFF", 0.01)
+    monkeypatch.setattr("diffusers_ext.rewards.connection._BACKOFF", 0.01)
 
 
 @pytest.fixture

@@ -18,9 +18,12 @@ from PIL import Image
 from ray_clusters import free_port, ray_cluster
 
 from diffusers_ext.ranking import rank
+from diffusers_ext.rewards.connection import IDEMPOTENCY_HEADER, Refused
 from diffusers_ext.rewards.errors import ImageError, InstructionError, PromptTextError
 from diffusers_ext.rewards.instructions import Example, Instruction
-from diffusers_ext.rewards.remote import IDEMPOTENCY_HEADER, Refused, RemoteRewardModel
+from diffusers_ext.rewards.judgement import Judgement
+from diffusers_ext.rewards.remote import RemoteRewardModel
+from diffusers_ext.rewards.videos import Clip, VideoError
 
 pytestmark = pytest.mark.slow
 PROMPT = "a red star"
@@ -117,6 +120,32 @@ def test_rewards_are_those_in_process(judge, untrained_judge, pictures, picture_
     assert found.order == expected.order
 
 
+def test_videos_are_judged_as_in_process(judge, untrained_judge, pictures):
+    clips = [Clip(tuple(pictures[start:] + pictures[:start]), 4.0) for start in range(3)]
+    same(judge.score_video(clips, PROMPT, frames=2), untrained_judge.score_video(clips, PROMPT, frames=2))
+    options = {"instruction": "first-frame", "first_frame": pictures[:2], "frames": 2}
+    expected = untrained_judge.compare_videos(clips[:2], clips[1:], PROMPT, **options)
+    same(judge.compare_videos(clips[:2], clips[1:], PROMPT, **options), expected)
+    apart = untrained_judge.compare_videos(clips[:2], clips[2], PROMPT, debias=False, rate=2.0)
+    same(judge.compare_videos(clips[:2], clips[2], PROMPT, debias=False, rate=2.0), apart)
+    long = Clip(tuple(pictures * 4))
+    same(judge.score_video(long, PROMPT), untrained_judge.score_video(long, PROMPT))
+
+
+def test_videos_that_cannot_be_judged_are_refused_as_in_process(url, judge, pictures):
+    answer = post(url, "/score-video", {"videos": [{"frames": []}], "prompt": PROMPT})
+    assert answer.status_code == 422 and "videos[0]: the video has no frames" in answer.text
+    with pytest.raises(VideoError, match="not all of one size"):
+        frames = [file(pictures[0]), file(pictures[1].resize((32, 32)))]
+        raise_as_client(judge, {"videos": [{"frames": frames}], "prompt": PROMPT})
+    too_many = {"videos": [{"frames": [file(pictures[0])] * 13}], "prompt": PROMPT}
+    assert post(url, "/score-video", too_many).status_code == 413
+
+
+def raise_as_client(judge, body):
+    judge._judge("/score-video", lambda part: body, [Judgement(0.0, "", ())], None, False, None)
+
+
 def test_the_servers_own_instructions_are_known_by_name(judge, untrained_judge, pictures):
     by = Instruction("mine", "Judge how red it is.", ("redness",))
     same(judge.score(pictures[:2], PROMPT, "mine"), untrained_judge.score(pictures[:2], PROMPT, by))
@@ -135,7 +164,7 @@ def test_health_needs_no_key_and_names_the_model(url, untrained_judge):
     answer = httpx.get(f"{url}/health")
     assert (answer.status_code, answer.json()) == (
         200,
-        {"status": "ok", "model": untrained_judge.name, "replicas": 2},
+        {"status": "ok", "model": untrained_judge.name, "video_frames": 8, "replicas": 2},
     )
 
 

@@ -1,0 +1,37 @@
+"""`train-lora`: a generator against judges."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import options
+from .loading import on_terminal, quiet
+from .reporting import print_json
+
+
+def train_lora(
+    config: Annotated[
+        str,
+        typer.Argument(help="A YAML file, or the name of a shipped one, e.g. nano-nft; docs/training.md has the keys."),
+    ],
+    out: Annotated[Path | None, typer.Option(help="In place of the file's `out`.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="In place of the file's `iterations`.", min=1)] = None,
+    json: options.AsJson = False,
+) -> None:
+    """Fine-tune a diffusers pipeline against judges. The same command goes on with a run that was stopped."""
+    quiet()
+    from ..training import read_config
+    from ..training import train_lora as train
+
+    run = read_config(config, out=None if out is None else str(out), iterations=iterations)
+    result = train(run, progress=on_terminal() and not json)
+    if json:
+        told = {"out": str(result.out), "iterations": result.iterations, "finished": result.finished}
+        print_json({**told, "reason": result.reason})
+        return
+    typer.echo(f"{result.out}: {result.iterations} of {run.iterations} iterations; load_lora_weights takes the folder")
+    if result.reason is not None:
+        typer.echo(f"ended early: {result.reason}", err=True)
