@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..rewards.model import RewardConfig, RewardModel
-from .evaluation import fit_temperature, judge_pairs, swapped
-from .preferences import good, marks, sample_group, sample_pairs
+from .evaluation import fit_temperature, judge_pairs, pointwise, swapped
+from .preferences import sample_pairs
 
 SEED = 10_000_000
 """Where calibration data begin: apart from those of training and of evaluation."""
@@ -36,26 +34,11 @@ def calibrate(folder: Path, size: int = 1000) -> RewardConfig:
             strict=True,
         )
     ]
+    alone, good_ones = pointwise(reward_model, np.random.default_rng(SEED + 1), size)
     config = RewardConfig(
         temperature=fit_temperature(pairwise, labels),
+        pointwise_temperature=fit_temperature([j.log_odds for j in alone], good_ones),
         cot_temperature=fit_temperature(explained, labels[: len(fewer)]),
     )
-    config = replace(config, pointwise_temperature=_pointwise_temperature(reward_model, size))
     config.save(folder)
     return config
-
-
-def _pointwise_temperature(reward_model: RewardModel, size: int) -> float:
-    rng = np.random.default_rng(SEED + 1)
-    log_odds: list[float] = []
-    labels: list[bool] = []
-    for instruction in ("alignment", "overall"):
-        groups = [sample_group(rng) for _ in range(max(1, size // 12))]
-        labels += [good(instruction, marks(picture, group.spec)) for group in groups for picture in group.pictures]
-        judged = reward_model.score(
-            [Image.fromarray(picture.pixels) for group in groups for picture in group.pictures],
-            [group.spec.text for group in groups for _ in group.pictures],
-            instruction=instruction,
-        )
-        log_odds += [j.log_odds for j in judged]
-    return fit_temperature(log_odds, labels)

@@ -117,7 +117,7 @@ def reward_figures(reward_model: RewardModel, size: int, progress: bool = False)
     backward = judge_pairs(reward_model, [swapped(pair) for pair in in_domain], debias=False, progress=progress)
     both = [first.swapped(second) for first, second in zip(forward, backward, strict=True)]
     held = judge_pairs(reward_model, held_out, progress=progress)
-    pointwise_judgements, pointwise_labels = _pointwise(reward_model, size, progress)
+    pointwise_judgements, pointwise_labels = pointwise(reward_model, np.random.default_rng(SEED + 4), size, progress)
     consistent = [a.verdict != b.verdict for a, b in zip(forward, backward, strict=True)]
     return {
         "pairwise accuracy": Figure(accuracy(both, in_domain), size, low=0.95),
@@ -208,8 +208,10 @@ def calibration_error(rewards: Sequence[float], labels: Sequence[bool], bins: in
     return float(sum(gaps))
 
 
-def _pointwise(reward_model: RewardModel, size: int, progress: bool) -> tuple[list[Judgement], list[bool]]:
-    rng = np.random.default_rng(SEED + 4)
+def pointwise(
+    reward_model: RewardModel, rng: np.random.Generator, size: int, progress: bool = False
+) -> tuple[list[Judgement], list[bool]]:
+    """Judgements of about `size` pictures with no reference, by alignment and overall, and whether each is good."""
     groups = [sample_group(rng) for _ in range(max(1, size // 6))]
     judgements: list[Judgement] = []
     labels: list[bool] = []
