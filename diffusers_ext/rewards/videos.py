@@ -70,7 +70,7 @@ def load_video(source: str | Path) -> Clip:
     """Read a video file with PyAV.
 
     Raises:
-        VideoError: missing, unreadable, cut off or without pictures; the message names the file.
+        VideoError: missing, unreadable, cut off, without pictures or a single picture; the message names the file.
     """
     try:
         import av
@@ -83,6 +83,8 @@ def load_video(source: str | Path) -> Clip:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise VideoError(f"{path}: holds no pictures")
+            if container.format.name == "image2" or container.format.name.endswith("_pipe"):
+                raise VideoError(f"{path}: is a still picture, not a video; judge it by `score` or `compare`")
             stream = container.streams.video[0]
             frames = tuple(frame.to_image() for frame in container.decode(stream))
             rate = float(stream.average_rate or stream.guessed_rate or RATE)

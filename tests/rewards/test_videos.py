@@ -101,3 +101,13 @@ def test_a_sound_file_has_no_pictures(tmp_path):
 def test_what_is_no_video_is_refused(videos, error):
     with pytest.raises(error):
         as_clips(videos)
+
+
+@pytest.mark.parametrize("ending", ["png", "jpg", "webp", "bmp"])
+def test_a_still_picture_is_no_video_and_an_animation_is_one(tmp_path, ending):
+    shades(1)[0].save(tmp_path / f"still.{ending}")
+    with pytest.raises(VideoError, match="is a still picture, not a video"):
+        load_video(tmp_path / f"still.{ending}")
+    first, *others = shades(3)
+    first.save(tmp_path / "moving.gif", save_all=True, append_images=others, duration=100)
+    assert len(load_video(tmp_path / "moving.gif").frames) == 3
