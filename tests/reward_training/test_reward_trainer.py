@@ -20,6 +20,7 @@ from diffusers_ext.reward_training import RewardTraining, TrainingError, train_r
 from diffusers_ext.reward_training.adapting import open_weights
 from diffusers_ext.rewards.bradley_terry import BradleyTerryModel
 from diffusers_ext.rewards.errors import ModelError
+from diffusers_ext.rewards.instructions import load_instructions
 from diffusers_ext.rewards.model import RewardModel
 
 
@@ -223,3 +224,18 @@ def test_two_processes_learn_what_one_does(config, tmp_path):
     path = write_config(elsewhere(config, tmp_path), tmp_path / "run.yaml")
     subprocess.run([*command(path, processes=2)], check=True, timeout=300)
     same(weights_of(whole), weights_of(tmp_path / "other"), rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_a_hundred_votes_teach_the_shipped_judge_a_new_criterion(tmp_path):
+    """A voter who likes warm colours, by way of the vote store; half of the benchmark's steps, and a lower bar."""
+    from benchmarks.votes import cast, configuration
+
+    train, held = cast(tmp_path, "votes", 1, 100), cast(tmp_path, "held", 2, 120)
+    config = configuration(tmp_path, train, steps=50)
+    own = load_instructions(config.instructions)
+    items = locate([held])[0]
+    before = np.mean([item.right for item in judge_preferences(RewardModel.default(), items, own=own)])
+    judge = RewardModel.from_pretrained(train_reward_model(config))
+    after = np.mean([item.right for item in judge_preferences(judge, items, own=own)])
+    assert before < 0.65 and after > max(0.7, before + 0.1)
