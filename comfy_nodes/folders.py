@@ -1,0 +1,40 @@
+"""Where reward models lie in ComfyUI's folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Final
+
+from diffusers_ext.nano import DEFAULT_REWARD_MODEL, DEFAULT_VIDEO_REWARD_MODEL
+from diffusers_ext.rewards.errors import ModelError
+
+FOLDER: Final = "reward_models"
+SHIPPED: Final[Mapping[str, Path]] = MappingProxyType(
+    {"nano (shipped)": DEFAULT_REWARD_MODEL, "nano for videos (shipped)": DEFAULT_VIDEO_REWARD_MODEL}
+)
+
+
+def reward_models(roots: Sequence[Path]) -> dict[str, Path]:
+    """The shipped models, then every folder with a `config.json` below the roots, by its path from there."""
+    found = dict(SHIPPED)
+    for root in roots:
+        for folder, _, files in sorted(os.walk(root, followlinks=True)):  # models are often links to another disk
+            if "config.json" in files:
+                found.setdefault(Path(folder).relative_to(root).as_posix(), Path(folder))
+    return found
+
+
+def reward_model_folder(name: str, roots: Sequence[Path]) -> Path:
+    """The folder of a model.
+
+    Raises:
+        ModelError: it is not there; the message says what is, and where it was looked for.
+    """
+    known = reward_models(roots)
+    if name not in known:
+        places = " and ".join(str(root) for root in roots)
+        raise ModelError(f"no reward model {name!r} in {places}; there are {', '.join(map(repr, known))}")
+    return known[name]

@@ -1,0 +1,48 @@
+"""What runs along the wires between nodes of this pack, and the inputs that several of them have."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from comfy_api.latest import io
+
+from diffusers_ext.rewards.instructions import DEFAULT_INSTRUCTION
+
+CATEGORY: Final = "RewardDance"
+
+RewardModelPort = io.Custom("REWARDDANCE_MODEL")
+"""A :class:`~comfy_nodes.judges.Held`."""
+InstructionPort = io.Custom("REWARDDANCE_INSTRUCTION")
+"""A :class:`~diffusers_ext.Instruction`."""
+RewardsPort = io.Custom("REWARDDANCE_REWARDS")
+"""A tuple of :class:`~diffusers_ext.Judgement`, one for each picture of a batch, in its order."""
+
+
+def reward_model() -> io.Input:
+    return RewardModelPort.Input("reward_model", tooltip="The judge, from Load Reward Model.")
+
+
+def prompt() -> io.Input:
+    return io.String.Input("prompt", multiline=True, tooltip="What the pictures were to show.")
+
+
+def instruction(default: str = DEFAULT_INSTRUCTION) -> io.Input:
+    return InstructionPort.Input(
+        "instruction", optional=True, tooltip=f"What to judge by, from Reward Instruction. Without it: {default}."
+    )
+
+
+def explain() -> io.Input:
+    return io.Boolean.Input(
+        "explain",
+        default=False,
+        tooltip="Have the judge write down its reasons before its verdict. Slower, and the verdict may change.",
+    )
+
+
+def debias() -> io.Input:
+    return io.Boolean.Input(
+        "debias",
+        default=True,
+        tooltip="Ask both orders of every pair and average, so that neither side gains by its place.",
+    )
