@@ -9,7 +9,7 @@ import typer
 
 from .. import __version__
 from ..nano.commands import app as nano
-from . import data, generating, judging, learning, measuring, moving, quantizing, serving
+from . import data, generating, judging, learning, measuring, moving, quantizing, serving, starting
 
 app = typer.Typer(
     name="rewarddance",
@@ -35,6 +35,7 @@ for command in (
     serving.score_dataset,
 ):
     app.command()(command)
+app.command("app", **starting.SETTINGS)(starting.start)
 
 
 def _print_version(wanted: bool) -> None:

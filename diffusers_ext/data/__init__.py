@@ -15,6 +15,7 @@ from .reading import Loaded, load, read
 from .records import Preference, Rating, Source
 from .splitting import Plan, plan_splits, split_file
 from .streaming import stream
+from .votes import Vote, VoteStore
 from .writing import write
 
 __all__ = [
@@ -31,6 +32,8 @@ __all__ = [
     "Rating",
     "Report",
     "Source",
+    "Vote",
+    "VoteStore",
     "check",
     "convert",
     "load",

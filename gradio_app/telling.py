@@ -1,0 +1,57 @@
+"""What visitors are told, always as text: nothing that they or a model wrote becomes part of the page."""
+
+from __future__ import annotations
+
+import functools
+import html
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import gradio as gr
+
+from diffusers_ext.rewards.errors import RewardDanceError
+
+
+def text(value: object) -> str:
+    """Anything as HTML that shows it as it is."""
+    return html.escape(str(value), quote=True)
+
+
+def told(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """Have what the visitor can mend shown on the page, and told to API clients, in place of a traceback."""
+    if inspect.isgeneratorfunction(handler):
+
+        @functools.wraps(handler)
+        def steps(*values: Any) -> Any:
+            try:
+                yield from handler(*values)
+            except RewardDanceError as error:
+                raise _as_shown(error) from error
+
+        return steps
+
+    @functools.wraps(handler)
+    def whole(*values: Any) -> Any:
+        try:
+            return handler(*values)
+        except RewardDanceError as error:
+            raise _as_shown(error) from error
+
+    return whole
+
+
+def _as_shown(error: RewardDanceError) -> gr.Error:
+    # Gradio renders the message of an error as HTML.
+    return gr.Error(text(error), print_exception=False)
+
+
+def facts(named: Mapping[str, object]) -> str:
+    """Names and figures in a row."""
+    items = "".join(f"<div><dt>{text(name)}</dt><dd>{text(value)}</dd></div>" for name, value in named.items())
+    return f'<dl class="rd-facts">{items}</dl>'
+
+
+def say(message: str) -> str:
+    """A line of HTML that says something."""
+    return f'<p class="rd-note">{text(message)}</p>'
