@@ -7,12 +7,15 @@ matching has signal = 1 - sigma and noise = sigma; models that preserve variance
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ..rewards.errors import RewardDanceError
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_RANDOM: Final = ("Ancestral", "SDE", "LCM", "TCD", "Cosine")
+"""Schedulers of these names put fresh noise into every step, so that its two ends do not have their noise in common."""
 
 
 class SamplingError(RewardDanceError):
@@ -53,8 +56,10 @@ def levels_of(scheduler: Any) -> Levels:
     """The levels of a scheduler of diffusers whose timesteps are set.
 
     Raises:
-        SamplingError: it keeps no noise levels that are known here.
+        SamplingError: it keeps no noise levels that are known here, adds fresh noise at every step, or takes two steps
+            where it says one.
     """
+    _check_kind(scheduler)
     config, sigmas = scheduler.config, getattr(scheduler, "sigmas", None)
     if sigmas is not None:
         values = [float(sigma) for sigma in sigmas]
@@ -74,3 +79,15 @@ def levels_of(scheduler: Any) -> Levels:
         f"{type(scheduler).__name__} keeps no noise levels from which a clean picture can be predicted; "
         "use a flow-matching, Euler, DDIM or DPM-Solver scheduler"
     )
+
+
+def _check_kind(scheduler: Any) -> None:
+    name, config = type(scheduler).__name__, scheduler.config
+    random = any(part in name for part in _RANDOM) or config.get("stochastic_sampling", False)
+    if random or str(config.get("algorithm_type", "")).startswith("sde"):
+        raise SamplingError(
+            f"{name} adds fresh noise at every step, so no clean picture can be predicted from its steps; "
+            "use a deterministic scheduler (flow-matching, Euler, DDIM or DPM-Solver)"
+        )
+    if getattr(scheduler, "order", 1) > 1:
+        raise SamplingError(f"{name} evaluates the network twice for one step; use a scheduler that does so once")

@@ -7,8 +7,11 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    LCMScheduler,
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
@@ -51,6 +54,28 @@ def test_both_ends_of_a_step_give_back_picture_and_noise(scheduler, says):
         assert (found_clean - clean).abs().max() < 5e-3, step
         assert (found_noise - noise).abs().max() < 5e-3, step
     assert (latents - levels.signal[-1] * clean - levels.noise[-1] * noise).abs().max() < 5e-3
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        EulerAncestralDiscreteScheduler(),
+        LCMScheduler(),
+        DPMSolverMultistepScheduler(algorithm_type="sde-dpmsolver++"),
+        FlowMatchEulerDiscreteScheduler(stochastic_sampling=True),
+    ],
+)
+def test_schedulers_that_add_fresh_noise_are_named(scheduler):
+    scheduler.set_timesteps(10)
+    with pytest.raises(SamplingError, match="fresh noise at every step"):
+        levels_of(scheduler)
+
+
+def test_schedulers_that_take_two_steps_for_one_are_named():
+    scheduler = HeunDiscreteScheduler()
+    scheduler.set_timesteps(10)
+    with pytest.raises(SamplingError, match="evaluates the network twice"):
+        levels_of(scheduler)
 
 
 def test_a_scheduler_without_levels_is_named():

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from diffusers_ext.nano import GENERATOR_OPTIONS
+from diffusers_ext.ranking import best_of_n
+from diffusers_ext.rewards.errors import Cancelled, PromptTextError
+from diffusers_ext.sampling import (
+    BeamSearch,
+    Drafts,
+    FeynmanKac,
+    Gradient,
+    NoiseOptimization,
+    RandomSearch,
+    RewardGuidedPipeline,
+    SamplingError,
+    SearchOverPaths,
+    Trace,
+    ZeroOrder,
+)
+from tests.sampling.redness import Redness, pixels
+
+PROMPT = "a photo of a red star"
+OPTIONS = {**GENERATOR_OPTIONS, "num_inference_steps": 8}
+PASSES = 2  # classifier-free guidance: the network is evaluated twice per step
+
+
+def plain(pipeline, count: int, seed: int = 0, **options):
+    generators = [torch.Generator().manual_seed(seed + number) for number in range(count)]
+    return pipeline([PROMPT] * count, generator=generators, **{**OPTIONS, **options}).images
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        RandomSearch(4),
+        RandomSearch(4, keep=4),
+        FeynmanKac(4, strength=0.0),
+        BeamSearch(4, width=4),
+        Gradient(4, length=0.0),
+    ],
+)
+def test_a_method_that_changes_nothing_is_the_plain_pipeline_bit_for_bit(pipeline, redness, method):
+    """A beam as wide as there are particles changes their order alone."""
+    guided = RewardGuidedPipeline(pipeline, redness, method)(PROMPT, **OPTIONS)
+    assert sorted(map(bytes, pixels(guided.images))) == sorted(map(bytes, pixels(plain(pipeline, 4))))
+    assert guided.evaluations == 4 * 8 * PASSES
+
+
+def test_one_particle_is_the_plain_pipeline_whatever_the_strength(pipeline, redness):
+    method = FeynmanKac(1, strength=5.0, threshold=1.0)
+    guided = RewardGuidedPipeline(pipeline, redness, method)(PROMPT, seed=3, **OPTIONS)
+    best = best_of_n(pipeline, PROMPT, 1, redness, seed=3, **OPTIONS)
+    assert (pixels(guided.images) == pixels(best.images)).all()
+
+
+COSTS = [  # evaluations of the network per sample and step, and judgements, counted by hand
+    (RandomSearch(6), 6 * 8, 6),
+    (RandomSearch(6, keep=2, look=0.5), 6 * 4 + 2 * 4, 6 + 2),
+    (Drafts(6, steps=2, keep=2, begin=0.5), 6 * 2 + 2 * 4, 6 + 2),
+    (Drafts(6, steps=4, keep=1, begin=0.0), 6 * 4 + 8, 6 + 1),
+    (ZeroOrder(3, neighbours=2, rounds=2), (3 + 2 * 2) * 8, 7 + 1),
+    (ZeroOrder(3, neighbours=2, rounds=2, steps=3), (3 + 2 * 2) * 3 + 8, 7 + 1),
+    (SearchOverPaths(1, 4, begin=0.5, back=0.25, ahead=0.5, rounds=1), 4 * 4 + 4 * 4 + 2, 4 + 4 + 1),
+    (BeamSearch(6, width=1, looks=(0.4, 0.7)), 6 * 8, 3 * 6),
+    (FeynmanKac(6, strength=2.0, threshold=1.0, looks=(0.4, 0.7)), 6 * 8, 3 * 6),
+    (Gradient(4, looks=(0.5, 0.7), length=0.3), 4 * 8, 4),
+    (NoiseOptimization(1, iterations=4, steps=2, rate=0.1), 4 * 2 + 8, 4 + 1),
+]
+
+
+@pytest.mark.parametrize(("method", "evaluations", "judgements"), COSTS, ids=lambda value: type(value).__name__)
+def test_what_is_rewarded_grows_and_everything_is_counted(pipeline, method, evaluations, judgements):
+    """Better on average than as many plain pictures as are finished; the same seed gives the same result."""
+    calls = []
+    handle = pipeline.transformer.register_forward_hook(lambda _, args, output: calls.append(len(output[0])))
+    try:
+        guided = RewardGuidedPipeline(pipeline, Redness(), method)(PROMPT, **OPTIONS)
+    finally:
+        handle.remove()
+    rewards = [item.log_odds for item in Redness().score(plain(pipeline, len(guided.images)), PROMPT)]
+    assert np.mean(guided.ranking.rewards) > np.mean(rewards) or method == RandomSearch(6)
+    assert guided.evaluations == sum(calls) == evaluations * PASSES
+    assert guided.judgements == len(guided.trace.nodes) == judgements
+    assert guided.trace.best.reward == max(guided.ranking.rewards)
+    again = RewardGuidedPipeline(pipeline, Redness(), method)(PROMPT, **OPTIONS)
+    assert (pixels(again.images) == pixels(guided.images)).all()
+    assert again.trace == guided.trace
+
+
+def test_what_is_not_finished_is_the_worst(pipeline, redness):
+    guided = RewardGuidedPipeline(pipeline, redness, RandomSearch(6, keep=2, look=0.9))(PROMPT, **OPTIONS)
+    everything = RewardGuidedPipeline(pipeline, redness, RandomSearch(6))(PROMPT, **OPTIONS)
+    assert np.array_equal(pixels(guided.ranked), pixels(everything.ranked[:2]))  # seen so late, it is all but painted
+
+
+def test_a_run_in_parts_is_the_whole_run(pipeline, redness):
+    from diffusers_ext.sampling import Painter
+
+    painter = Painter(pipeline, PROMPT, {**OPTIONS, "output_type": "pil"})
+    noise = painter.noise([0, 1])
+    assert painter.evaluations == 0
+    half = painter.paint([0, 1], noise, end=3)
+    rest = painter.paint([0, 1], half.latents, begin=3)
+    assert (pixels(rest.images) == pixels(plain(pipeline, 2))).all()
+    assert painter.evaluations == 2 * 8 * PASSES
+    pictures = pixels(painter.decode(half.clean)).astype(float)
+    assert np.corrcoef(pictures.ravel(), pixels(rest.images).ravel())[0, 1] > 0.5
+    assert "prepare_latents" not in vars(pipeline)
+    assert "set_timesteps" not in vars(pipeline.scheduler)
+
+
+def test_batches_change_nothing(pipeline, redness):
+    small = RewardGuidedPipeline(pipeline, redness, Drafts(5, steps=3), batch_size=2)(PROMPT, **OPTIONS)
+    large = RewardGuidedPipeline(pipeline, redness, Drafts(5, steps=3))(PROMPT, **OPTIONS)
+    assert np.abs(pixels(small.images).astype(int) - pixels(large.images)).max() <= 1
+    assert small.evaluations == large.evaluations
+
+
+@pytest.mark.slow
+def test_a_compiled_network_is_counted_and_stays_whole(pipeline, redness):
+    method = RandomSearch(2, keep=1)
+    eager = RewardGuidedPipeline(pipeline, redness, method)(PROMPT, **OPTIONS)
+    pipeline.transformer.compile(backend="eager", fullgraph=True)
+    try:
+        compiled = RewardGuidedPipeline(pipeline, redness, method)(PROMPT, **OPTIONS)
+    finally:
+        pipeline.transformer._compiled_call_impl = None
+    assert np.abs(pixels(compiled.images).astype(int) - pixels(eager.images)).max() <= 1
+    assert compiled.evaluations == eager.evaluations
+
+
+@pytest.mark.parametrize("churn", [0.0, 0.3, 1.0])
+def test_a_copy_is_fresh_only_as_far_as_it_is_churned(pipeline, redness, churn):
+    method = BeamSearch(4, width=1, looks=(0.4,), churn=churn)
+    guided = RewardGuidedPipeline(pipeline, redness, method)(PROMPT, **OPTIONS)
+    spread = pixels(guided.images).std(0).mean()
+    assert (spread == 0.0) == (churn == 0.0)
+
+
+def test_a_trace_is_a_tree_that_can_be_kept_and_drawn(pipeline, redness, tmp_path):
+    guided = RewardGuidedPipeline(pipeline, redness, BeamSearch(4, width=1, looks=(0.4, 0.7)))(PROMPT, **OPTIONS)
+    path = guided.trace.path(guided.trace.best.number)
+    assert [node.stage for node in path] == ["step 3", "step 6", "picture"]
+    first, second = guided.trace.nodes[:4], guided.trace.nodes[4:8]
+    assert {node.parent for node in second} == {max(first, key=lambda node: node.reward).number}
+    assert [node.evaluations for node in path] == [4 * 3 * PASSES, 4 * 6 * PASSES, 4 * 8 * PASSES]
+    guided.trace.save(tmp_path / "trace.json")
+    assert Trace.load(tmp_path / "trace.json") == guided.trace
+    guided.trace.plot(tmp_path / "trace.png")
+    with Image.open(tmp_path / "trace.png") as plot:
+        colours = {colour for _, colour in plot.convert("RGB").getcolors(1 << 20)}
+        assert {(214, 39, 40), (31, 119, 180), (184, 184, 184)} <= colours
+    (tmp_path / "trace.json").write_text("[]")
+    with pytest.raises(SamplingError, match="not a trace"):
+        Trace.load(tmp_path / "trace.json")
+
+
+class Failing(Redness):
+    """Gives no number, or raises, from some judgement on."""
+
+    def __init__(self, after: int, raises: bool) -> None:
+        super().__init__()
+        self.after, self.raises = after, raises
+
+    def score(self, images, prompt, **options):
+        found = super().score(images, prompt)
+        if self.seen <= self.after:
+            return found
+        if self.raises:
+            raise RuntimeError("out of order")
+        return [type(item)(float("nan"), "alignment", ()) for item in found]
+
+
+METHODS = [
+    RandomSearch(4),
+    RandomSearch(4, keep=2),
+    Drafts(4, steps=3),
+    ZeroOrder(2, 2, 1),
+    SearchOverPaths(1, 2, rounds=1),
+    BeamSearch(4),
+    FeynmanKac(4),
+]
+
+
+@pytest.mark.parametrize(("after", "raises"), [(0, True), (4, False)])
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
+def test_a_judge_that_fails_stops_or_is_done_without(pipeline, method, after, raises):
+    options = {**OPTIONS, "num_inference_steps": 4}
+    if method == METHODS[0] and after == 4:
+        return  # it is asked once
+    with pytest.raises(RuntimeError if raises else SamplingError, match="out of order" if raises else "finite"):
+        RewardGuidedPipeline(pipeline, Failing(after, raises), method)(PROMPT, **options)
+    guided = RewardGuidedPipeline(pipeline, Failing(after, raises), method, on_failure="finish")
+    with pytest.warns(UserWarning, match="going on without"):
+        found = guided(PROMPT, **options)
+    assert len(found.images) == len(found.ranking.order) > 0
+    assert np.isnan(found.ranking.rewards).all()
+    if type(method) in (BeamSearch, FeynmanKac) and after == 0:
+        unguided = plain(pipeline, 4, num_inference_steps=4)
+        assert (pixels(found.images) == pixels(unguided)).all()
+
+
+def test_gradients_that_fail_are_done_without(pipeline):
+    class Broken(Redness):
+        def log_odds(self, images, *_, **__):
+            return super().log_odds(images, PROMPT) * float("nan")
+
+    for method, count in ((Gradient(2), 2), (NoiseOptimization(1, iterations=3, steps=2), 1)):
+        with pytest.raises(SamplingError, match="finite"):
+            RewardGuidedPipeline(pipeline, Broken(), method)(PROMPT, **OPTIONS)
+        with pytest.warns(UserWarning, match="going on without"):
+            found = RewardGuidedPipeline(pipeline, Broken(), method, on_failure="finish")(PROMPT, **OPTIONS)
+        assert (pixels(found.images) == pixels(plain(pipeline, count))).all()
+
+
+def test_a_search_can_be_stopped(pipeline, redness):
+    asked = []
+
+    def cancel():
+        asked.append(None)
+        return len(asked) > 3
+
+    with pytest.raises(Cancelled, match="network evaluations"):
+        RewardGuidedPipeline(pipeline, redness)(PROMPT, cancel=cancel, **OPTIONS)
+    assert len(asked) == 4
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: RandomSearch(0),
+        lambda: RandomSearch(4, look=1.0),
+        lambda: Drafts(begin=1.0),
+        lambda: ZeroOrder(radius=0.0),
+        lambda: SearchOverPaths(back=0.3, ahead=0.2),
+        lambda: BeamSearch(width=0),
+        lambda: BeamSearch(looks=(1.0,)),
+        lambda: FeynmanKac(churn=2.0),
+        lambda: FeynmanKac(potential="hope"),
+        lambda: Gradient(climbs=0),
+        lambda: NoiseOptimization(rate=0.0),
+        lambda: RewardGuidedPipeline(None, None, on_failure="hope"),
+        lambda: RewardGuidedPipeline(None, None, batch_size=0),
+    ],
+)
+def test_nonsense_is_refused(wrong):
+    with pytest.raises(SamplingError):
+        wrong()
+
+
+def test_bad_calls_are_named(pipeline, redness):
+    guided = RewardGuidedPipeline(pipeline, redness, BeamSearch(2))
+    with pytest.raises(PromptTextError):
+        guided(" ")
+    with pytest.raises(SamplingError, match="three steps"):
+        guided(PROMPT, **{**OPTIONS, "num_inference_steps": 2})
+    with pytest.raises(SamplingError, match="set by the search"):
+        guided(PROMPT, num_images_per_prompt=2)
