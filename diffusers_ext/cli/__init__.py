@@ -9,7 +9,7 @@ import typer
 
 from .. import __version__
 from ..nano.commands import app as nano
-from . import data, generating, judging, learning, measuring, moving, quantizing, serving, starting
+from . import data, generating, judging, learning, measuring, moving, quantizing, serving, starting, training
 
 app = typer.Typer(
     name="rewarddance",
@@ -30,6 +30,7 @@ for command in (
     measuring.evaluate,
     measuring.demo,
     learning.train_reward,
+    training.train_lora,
     quantizing.quantize,
     serving.serve,
     serving.score_dataset,

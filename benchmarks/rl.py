@@ -1,0 +1,139 @@
+"""Oracle correctness before and after training the nano generator, by each algorithm, by samples and by wall time.
+
+    python -m benchmarks.rl --out runs/rl                           # all that run on the nano generator, three seeds
+    python -m benchmarks.rl --out runs/rl --algorithms nft refl --seeds 1 --iterations 50
+
+Every run is one of `rewarddance train-lora nano-...`; one that was stopped goes on, one that is done is not done again.
+The table goes to stdout, and with all its figures to `OUT/rl.json`; `OUT/rl.png` shows correctness over samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from diffusers_ext.training import read_config, train_lora
+from diffusers_ext.training.monitors import Evaluation, diversity_share
+
+ALGORITHMS = ("nft", "refl", "draft", "grpo")
+COLOURS = {"nft": (86, 156, 214), "refl": (240, 176, 80), "draft": (190, 130, 220), "grpo": (86, 190, 110)}
+
+
+@dataclass(frozen=True)
+class Run:
+    algorithm: str
+    seed: int
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def first(self) -> Evaluation:
+        return self.evaluations[0]
+
+    @property
+    def last(self) -> Evaluation:
+        return self.evaluations[-1]
+
+    def reached(self, correctness: float) -> int | None:
+        """Samples after which the oracle first found this share correct."""
+        return next((item.samples for item in self.evaluations if (item.second or 0) >= correctness), None)
+
+
+def train(folder: Path, algorithm: str, seed: int, iterations: int | None) -> Run:
+    """Train, or go on, or read what is there."""
+    config = read_config(f"nano-{algorithm}", out=str(folder), seed=seed, iterations=iterations)
+    metrics = folder / "metrics.jsonl"
+    found = evaluations_of(metrics) if metrics.exists() else ()
+    if not found or found[-1].iteration < config.iterations:
+        train_lora(config, progress=True)
+    return Run(algorithm, seed, evaluations_of(metrics))
+
+
+def evaluations_of(metrics: Path) -> tuple[Evaluation, ...]:
+    entries = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    return tuple(Evaluation(**entry["evaluation"]) for entry in entries if "evaluation" in entry)
+
+
+def spread(values: Sequence[float | None]) -> str:
+    """Mean and standard deviation over seeds."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return "-"
+    return f"{statistics.mean(known):.3f} ± {statistics.stdev(known) if len(known) > 1 else 0.0:.3f}"
+
+
+def table(runs: Sequence[Run], bar: float) -> str:
+    lines = [
+        f"| algorithm | before | after | held out, before | held out, after | diversity | samples to {bar} | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name in dict.fromkeys(run.algorithm for run in runs):
+        those = [run for run in runs if run.algorithm == name]
+        reached = [run.reached(bar) for run in those]
+        cells = (
+            spread([run.first.second for run in those]),
+            spread([run.last.second for run in those]),
+            spread([run.first.held_out for run in those]),
+            spread([run.last.held_out for run in those]),
+            spread([diversity_share(run.first, run.last) for run in those]),
+            ", ".join("never" if value is None else f"{value:,}" for value in reached),
+            f"{statistics.mean(run.last.seconds for run in those) / 60:.1f}",
+        )
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def plot(runs: Sequence[Run], path: Path) -> None:
+    """Correctness by the oracle over samples (left) and over minutes of training (right), a line for every run."""
+    width, height, paper, ink = 460, 320, (24, 24, 27), (230, 230, 230)
+    sheet = Image.new("RGB", (2 * width, height), paper)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=12)
+    for number, (title, unit) in enumerate((("samples", "samples"), ("minutes", "seconds"))):
+        left, top, right, bottom = number * width + 40, 30, (number + 1) * width - 20, height - 50
+        end = max(1.0, max(float(getattr(run.last, unit)) for run in runs))
+        draw.rectangle((left, top, right, bottom), outline=(82, 82, 91))
+        shown = f"{end / 60:.1f}" if title == "minutes" else f"{end:,.0f}"
+        draw.text((left, 8), f"correct by the oracle, over {title} (to {shown})", ink, font)
+        for label in (0.0, 0.5, 1.0):
+            draw.text((left - 28, bottom - label * (bottom - top) - 7), f"{label:.1f}", ink, font)
+        for run in runs:
+            points = [
+                (left + float(getattr(item, unit)) / end * (right - left), bottom - (item.second or 0) * (bottom - top))
+                for item in run.evaluations
+            ]
+            draw.line(points, fill=COLOURS[run.algorithm], width=2)
+    for number, name in enumerate(dict.fromkeys(run.algorithm for run in runs)):
+        draw.text((40 + 90 * number, height - 30), name, COLOURS[name], font)
+    sheet.save(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=ALGORITHMS)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--iterations", type=int, help="in place of the configurations' own")
+    parser.add_argument("--bar", type=float, default=0.85, help="correctness whose samples are counted")
+    options = parser.parse_args()
+    runs = [
+        train(options.out / f"{algorithm}-{seed}", algorithm, seed, options.iterations)
+        for seed in range(options.seeds)
+        for algorithm in options.algorithms
+    ]
+    told: list[dict[str, Any]] = [
+        {"algorithm": run.algorithm, "seed": run.seed, "evaluations": [item.as_dict() for item in run.evaluations]}
+        for run in runs
+    ]
+    (options.out / "rl.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    plot(runs, options.out / "rl.png")
+    print(table(runs, options.bar))
+
+
+if __name__ == "__main__":
+    main()

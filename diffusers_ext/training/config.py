@@ -1,0 +1,185 @@
+"""What a run is made of: a frozen record, read from YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from .ddpo import DDPO
+from .draft import DRaFT
+from .errors import LoraTrainingError
+from .grpo import FlowGRPO
+from .monitors import Alarms
+from .nft import DiffusionNFT
+from .reading import plain, read
+from .refl import ReFL
+from .rewards import JudgeConfig
+
+SHIPPED: Final = Path(__file__).parent / "configs"
+"""Configurations that come with the package; `read_config` takes their names without the folder and the ending."""
+
+
+@dataclass(frozen=True)
+class References:
+    """Pictures that a judge compares with: the best of several of the prompt's own, chosen by that judge.
+
+    Attributes:
+        candidates: how many they are the best of.
+        refresh: iterations after which a reference by the current model is replaced; one by the base never is.
+    """
+
+    candidates: int = 4
+    refresh: int = 50
+
+
+@dataclass(frozen=True)
+class LoraTraining:
+    """A run. Every field is a key of the YAML file.
+
+    Attributes:
+        out: folder for the LoRA and all that is known of the run; its state is kept there too.
+        algorithm: ``nft``, ``refl``, ``draft``, ``grpo`` or ``ddpo``, alone or with its options, e.g.
+            ``{name: nft, beta: 0.5}``.
+        pipeline: folder or hub id of a diffusers pipeline; None for the nano generator.
+        prompts: file with a prompt on every line, or ``nano`` for prompts of the nano world's training combinations.
+        prompt_count: how many prompts of the nano world.
+        judges: what is to rise; one or several.
+        second_judge: a judge that is not trained against, to see when the reward rises alone; None for the oracle
+            where the evaluation's prompts are all of the nano world, else for none.
+        references: of judges that compare.
+        height, width: of pictures; None for the pipeline's own.
+        frames: of videos.
+        max_sequence_length: of T5's and other long encoders' tokens; None for the pipeline's own, and 1 for nano's.
+        guidance: what models with embedded guidance (FLUX) are told.
+        rank, alpha: of the LoRA.
+        targets: ends of the names of the linear layers that get one; None for those in attention.
+        quantization: of the frozen denoiser (QLoRA): ``nf4`` or ``int8`` by bitsandbytes, on a GPU.
+        precision: of the computation; what learns is float32.
+        checkpointing: compute activations anew in the backward pass in place of keeping them.
+        iterations: of sampling and learning.
+        groups: prompts per iteration, over all processes.
+        group_size: pictures of each prompt.
+        sampling_steps: denoising steps of the pictures that are learned from.
+        micro_batch_size: rows (pictures, or steps of them) at a time in each process.
+        decode_batch_size: pictures decoded and judged at a time.
+        own_spread: divide advantages by the standard deviation of each group, in place of that over all.
+        learning_rate: constant after `warmup` optimizer steps.
+        weight_decay, clip: of AdamW, and the largest norm of the gradient.
+        seed: of all that is drawn.
+        save_every: iterations between saved states.
+        evaluate_every: iterations between evaluations; the first is before any training.
+        evaluation_prompts: file with a prompt on every line, or ``nano`` for prompts of all kinds, a quarter of them
+            with combinations held out of all training.
+        evaluation_count, evaluation_size: how many prompts, and how many pictures of each.
+        evaluation_steps: denoising steps of evaluated pictures.
+        alarms: when to warn, and whether to stop.
+        trackers: of Accelerate, beside `metrics.jsonl`, e.g. ``tensorboard`` or ``wandb``.
+    """
+
+    out: str
+    algorithm: DiffusionNFT | ReFL | DRaFT | FlowGRPO | DDPO = field(default_factory=DiffusionNFT)
+    pipeline: str | None = None
+    prompts: str = "nano"
+    prompt_count: int = 1000
+    judges: tuple[JudgeConfig, ...] = field(default_factory=lambda: (JudgeConfig(),))
+    second_judge: JudgeConfig | None = None
+    references: References = field(default_factory=References)
+    height: int | None = None
+    width: int | None = None
+    frames: int = 1
+    max_sequence_length: int | None = None
+    guidance: float = 3.5
+    rank: int = 32
+    alpha: int = 64
+    targets: tuple[str, ...] | None = None
+    quantization: Literal["nf4", "int8"] | None = None
+    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    checkpointing: bool = False
+    iterations: int = 300
+    groups: int = 16
+    group_size: int = 8
+    sampling_steps: int = 10
+    micro_batch_size: int = 16
+    decode_batch_size: int = 16
+    own_spread: bool = False
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-4
+    clip: float = 1.0
+    warmup: int = 0
+    seed: int = 0
+    save_every: int = 20
+    evaluate_every: int = 20
+    evaluation_prompts: str = "nano"
+    evaluation_count: int = 32
+    evaluation_size: int = 4
+    evaluation_steps: int = 20
+    alarms: Alarms = field(default_factory=Alarms)
+    trackers: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for problem in self.algorithm.problems():
+            raise LoraTrainingError(f"algorithm: {problem}")
+        counts = (
+            "rank", "iterations", "groups", "sampling_steps", "micro_batch_size", "decode_batch_size", "save_every",
+            "evaluate_every", "evaluation_count", "frames", "prompt_count",
+        )  # fmt: skip
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise LoraTrainingError(f"{name}: must be at least 1, not {getattr(self, name)}")
+        for name in ("learning_rate", "clip", "alpha"):
+            if not getattr(self, name) > 0:
+                raise LoraTrainingError(f"{name}: must be above zero, not {getattr(self, name)}")
+        if not self.judges:
+            raise LoraTrainingError("judges: names none; without a reward there is nothing to learn")
+        if not self.algorithm.climbs_gradient and self.group_size < 2:
+            raise LoraTrainingError(f"group_size: {self.algorithm.name} compares pictures of one prompt; at least 2")
+        if self.group_size < 1 or self.evaluation_size < 2:
+            raise LoraTrainingError("group_size and evaluation_size: must be at least 1 and 2")
+        if self.group_size % self.algorithm.updates:
+            raise LoraTrainingError(
+                f"group_size: {self.group_size} pictures cannot be shared among {self.algorithm.updates} updates evenly"
+            )
+
+
+UNBOUND: Final = frozenset(
+    {
+        "out", "iterations", "micro_batch_size", "decode_batch_size", "save_every", "trackers", "alarms",
+        "evaluate_every", "evaluation_prompts", "evaluation_count", "evaluation_size", "evaluation_steps",
+        "second_judge", "checkpointing",
+    }
+)  # fmt: skip
+"""What may change from a run to its resumption: all but these has a say in what is learned."""
+
+
+def read_config(path: str | Path, **changes: Any) -> LoraTraining:
+    """Read a YAML file, or a shipped configuration by its name; `changes` (where not None) replace what it says.
+
+    Raises:
+        LoraTrainingError: the file cannot be read, has an unknown key, or a value that makes no sense.
+    """
+    import yaml
+
+    source = Path(path)
+    if not source.exists() and (SHIPPED / f"{path}.yaml").is_file():
+        source = SHIPPED / f"{path}.yaml"
+    try:
+        content = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        there = ", ".join(sorted(item.stem for item in SHIPPED.glob("*.yaml")))
+        raise LoraTrainingError(f"{path}: there is no such file. Shipped configurations: {there}") from error
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise LoraTrainingError(f"{path}: cannot be read as YAML ({error})") from error
+    if not isinstance(content, dict):
+        raise LoraTrainingError(f"{path}: expected keys and values, e.g. `out: runs/first`")
+    content |= {name: value for name, value in changes.items() if value is not None}
+    return read(LoraTraining, content, str(path))
+
+
+def differences(old: dict[str, Any], new: LoraTraining) -> list[str]:
+    """What a resumed run must not change and has changed, e.g. ``seed: 0 -> 1``."""
+    return [
+        f"{name}: {old.get(name)!r} -> {value!r}"
+        for name, value in plain(new).items()
+        if name not in UNBOUND and old.get(name) != value
+    ]

@@ -1,0 +1,134 @@
+"""Evaluations: the same prompts and the same noise, painted by what has been learned, and looked at from all sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .algorithm import velocity_distance
+from .diffusion import denoise, noise_for
+from .monitors import Evaluation, feature_diversity, group_deviation, pixel_diversity
+from .references import as_picture
+from .rewards import Judge
+from .studio import Studio
+
+SEED = 424242
+
+
+@dataclass(frozen=True)
+class Exam:
+    """What is painted and who looks at it.
+
+    Attributes:
+        prompts: all of them.
+        size: pictures of each.
+        steps: denoising steps.
+        second: a judge that is not trained against, or None.
+        oracle: whether all prompts are of the nano world, so that the oracle is the second judge if there is no other.
+    """
+
+    prompts: tuple[str, ...]
+    size: int
+    steps: int
+    second: Judge | None
+    oracle: bool
+
+    @torch.no_grad()
+    def sit(self, studio: Studio, iteration: int, samples: int, seconds: float) -> tuple[Evaluation, Tensor, Tensor]:
+        """The evaluation, the pictures [prompts, size, 3, H, W] (of videos, a frame from the middle), their rewards."""
+        prompts = [prompt for prompt in self.prompts for _ in range(self.size)]
+        seeds = [(SEED, number) for number in range(len(prompts))]
+        images = studio.paint(prompts, seeds, steps=self.steps)
+        rewards = torch.cat(
+            [
+                studio.rewards(images[start : start + 64], prompts[start : start + 64], iteration)
+                for start in range(0, len(images), 64)
+            ]
+        )
+        second = self._second(images, prompts)
+        held_out = None
+        if second is not None and self.oracle:
+            rare = torch.tensor([_is_held_out(prompt) for prompt in prompts])
+            held_out = float(second[rare].mean()) if rare.any() else None
+        shown = images[:, images.shape[1] // 2] if images.ndim == 5 else images
+        grouped = shown.unflatten(0, (len(self.prompts), self.size))
+        features = _features(studio, shown)
+        found = Evaluation(
+            iteration=iteration,
+            samples=samples,
+            seconds=round(seconds, 1),
+            reward=float(rewards.mean()),
+            reward_deviation=float(rewards.std(correction=0)),
+            group_deviation=group_deviation(rewards.reshape(-1, self.size)),
+            pixel_diversity=pixel_diversity(grouped),
+            feature_diversity=None if features is None else feature_diversity(features.unflatten(0, grouped.shape[:2])),
+            base_distance=_base_distance(studio, prompts, seeds),
+            second=None if second is None else float(second.mean()),
+            second_deviation=None if second is None else float(second.std(correction=0)),
+            held_out=held_out,
+        )
+        return found, grouped, rewards.reshape(-1, self.size)
+
+    def _second(self, images: Tensor, prompts: Sequence[str]) -> Tensor | None:
+        if self.second is not None:
+            return self.second.reward(images, prompts)
+        if not self.oracle:
+            return None
+        from ..nano.oracle import judge
+
+        pictures = [as_picture(image) for image in images]
+        return torch.tensor(
+            [float(judge(picture, text).correct) for picture, text in zip(pictures, prompts, strict=True)]
+        )
+
+
+def nano_prompts_only(prompts: Sequence[str]) -> bool:
+    """Whether the oracle understands all of them."""
+    from ..nano.scenes import PromptError, parse_prompt
+
+    try:
+        for prompt in prompts:
+            parse_prompt(prompt)
+    except PromptError:
+        return False
+    return True
+
+
+def _is_held_out(prompt: str) -> bool:
+    from ..nano.scenes import parse_prompt
+
+    return parse_prompt(prompt).is_held_out
+
+
+def _features(studio: Studio, images: Tensor) -> Tensor | None:
+    """The mean of what the first judge's vision tower makes of each picture [B, width]; None of one elsewhere."""
+    backbone: Any = next((judge.model.backbone for judge in studio.judges if hasattr(judge.model, "backbone")), None)
+    if backbone is None:
+        return None
+    parts = []
+    for part in images.split(64):
+        seen = backbone.look(backbone.pixels_of(part.clamp(0, 1).to(backbone.model.device)))
+        parts.append(torch.stack([item.embeddings.float().mean(0).cpu() for item in seen]))
+    return torch.cat(parts)
+
+
+def _base_distance(studio: Studio, prompts: Sequence[str], seeds: Sequence[tuple[int, ...]]) -> float:
+    """Mean squared difference of velocities to the base, on noised latents of the base, at random levels."""
+    chosen = np.linspace(0, len(prompts) - 1, min(32, len(prompts))).astype(int)
+    texts, numbers = [prompts[index] for index in chosen], [(*seeds[index], 1) for index in chosen]
+    noise = noise_for(studio.generator.shape, numbers, studio.device)
+    uniform = (torch.arange(len(texts), device=studio.device) + 0.5) / len(texts)
+    denoiser = studio.denoiser(texts)
+    with studio.policy.acting_as({}):
+        clean = denoise(
+            denoiser, noise_for(studio.generator.shape, [(*n, 2) for n in numbers], studio.device), studio.schedule
+        )
+        level = studio.generator.level(uniform)
+        latents = level.mix(clean, noise)
+        base = denoiser(latents, level)
+    return float(velocity_distance(denoiser(latents, level), base).mean())

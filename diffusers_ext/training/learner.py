@@ -1,0 +1,170 @@
+"""One iteration after another: draw prompts, explore, judge, compare, learn."""
+
+from __future__ import annotations
+
+import math
+from contextlib import nullcontext
+from typing import Any, Final
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .advantages import group_advantages
+from .algorithm import Situation
+from .config import LoraTraining
+from .diffusion import noise_for
+from .errors import LoraTrainingError
+from .monitors import group_deviation
+from .setup import Setup
+
+EXPLORED: Final = 1
+"""What the noise that pictures begin as is drawn for; see `noise_for`."""
+
+
+class Learner:
+    """A run's own loop body; `iterate` is called with the numbers of iterations, in order."""
+
+    def __init__(self, config: LoraTraining, setup: Setup, old: dict[str, Tensor]) -> None:
+        self.config, self.studio, self.optimizer = config, setup.studio, setup.optimizer
+        self.prompts = setup.prompts
+        self.old = old
+        """Weights of the policy that explores."""
+
+    def iterate(self, iteration: int) -> dict[str, float]:
+        """One iteration; its figures."""
+        config, studio, algorithm = self.config, self.studio, self.config.algorithm
+        prompts, seeds = self._draw(iteration)
+        climbed: list[Tensor] = []
+        situation = self._situation(prompts, seeds, iteration, climbed)
+        with torch.no_grad():
+            experience = algorithm.explore(situation)
+        figures: dict[str, float] = {}
+        advantages = torch.zeros(len(prompts), device=studio.device)
+        if experience.clean is not None:
+            rewards = self._judge(experience.clean, prompts, iteration)
+            advantages = self._compare(rewards)
+            figures = self._figures(rewards)
+        for number in range(algorithm.updates):
+            # A group's pictures are shared among the updates, so that each process has its part in every one.
+            position = torch.arange(len(prompts), device=studio.device) % config.group_size
+            chosen = (position + iteration) % algorithm.updates == number
+            rows = chosen[experience.rows["of"]].nonzero().flatten()
+            figures |= self._update(situation, experience.rows, rows, advantages, prompts, iteration)
+        keep = algorithm.keeps_of_old(iteration)
+        now = studio.policy.weights()
+        self.old = {name: value.lerp(now[name], 1 - keep) for name, value in self.old.items()}
+        if climbed:
+            figures |= self._figures(torch.cat(climbed))
+        return figures
+
+    def _draw(self, iteration: int) -> tuple[list[str], list[tuple[int, ...]]]:
+        """This process's prompts, each `group_size` times in a row, and a seed for each picture."""
+        config, accelerator = self.config, self.studio.accelerator
+        rng = np.random.default_rng((config.seed, iteration, 3))
+        some = len(self.prompts) >= config.groups
+        chosen = rng.choice(len(self.prompts), config.groups, replace=not some)
+        share = config.groups // accelerator.num_processes
+        first = accelerator.process_index * share
+        prompts: list[str] = []
+        seeds: list[tuple[int, ...]] = []
+        for group in range(first, first + share):
+            for member in range(config.group_size):
+                prompts.append(self.prompts[chosen[group]])
+                seeds.append((config.seed, iteration, group * config.group_size + member))
+        return prompts, seeds
+
+    def _situation(
+        self, prompts: list[str], seeds: list[tuple[int, ...]], iteration: int, climbed: list[Tensor]
+    ) -> Situation:
+        """What the algorithm is given; rewards whose gradient it takes are put into `climbed`."""
+        studio, policy = self.studio, self.studio.policy
+        condition = studio.condition(prompts)
+
+        def denoiser(of: Tensor | None = None) -> Any:
+            chosen = condition if of is None else {name: value[of] for name, value in condition.items()}
+            return policy.denoiser(chosen)
+
+        def reward(clean: Tensor, of: Tensor) -> Tensor:
+            found = studio.gradient_rewards(clean, [prompts[index] for index in of.tolist()], iteration)
+            climbed.append(found.detach())
+            return found
+
+        return Situation(
+            noise=noise_for(studio.generator.shape, [(*seed, EXPLORED) for seed in seeds], studio.device),
+            schedule=studio.schedule,
+            denoiser=denoiser,
+            level=studio.generator.level,
+            as_old=lambda: policy.acting_as(self.old),
+            as_base=lambda: policy.acting_as({}),
+            reward=reward,
+            seeds=seeds,
+            iteration=iteration,
+        )
+
+    def _judge(self, clean: Tensor, prompts: list[str], iteration: int) -> Tensor:
+        """Rewards of this process's pictures [groups, group size], on the CPU."""
+        size = self.config.decode_batch_size
+        parts = []
+        for start in range(0, len(clean), size):
+            images = self.studio.decode_all(clean[start : start + size])
+            parts.append(self.studio.rewards(images, prompts[start : start + size], iteration))
+        return torch.cat(parts).reshape(-1, self.config.group_size)
+
+    def _compare(self, rewards: Tensor) -> Tensor:
+        """Advantages of this process's pictures [B]."""
+        everyone = self.studio.accelerator.gather(rewards.to(self.studio.device))
+        spread = None if self.config.own_spread else everyone.std(correction=0).cpu()
+        return group_advantages(rewards, spread).flatten().to(self.studio.device)
+
+    def _figures(self, rewards: Tensor) -> dict[str, float]:
+        """Of the rewards of all processes' pictures; those within groups only where they come as [groups, size]."""
+        everyone = self.studio.accelerator.gather(rewards.to(self.studio.device)).cpu()
+        figures = {"reward": float(everyone.mean()), "reward_deviation": float(everyone.std(correction=0))}
+        if everyone.ndim == 2:
+            figures["group_deviation"] = group_deviation(everyone)
+        return figures
+
+    def _update(
+        self,
+        situation: Situation,
+        rows: dict[str, Tensor],
+        chosen: Tensor,
+        advantages: Tensor,
+        prompts: list[str],
+        iteration: int,
+    ) -> dict[str, float]:
+        """One optimizer step on the chosen rows."""
+        config, accelerator = self.config, self.studio.accelerator
+        total = torch.zeros((), device=self.studio.device)
+        parts = chosen.split(config.micro_batch_size)
+        for number, part in enumerate(parts):
+            of = rows["of"][part]
+            network = self.studio.policy.network
+            last = number == len(parts) - 1
+            with nullcontext() if last else accelerator.no_sync(network), accelerator.autocast():
+                mini = {name: value[part] for name, value in rows.items()}
+                losses = config.algorithm.losses(situation, mini, advantages[of])
+                if not torch.isfinite(losses).all():
+                    wrong = int((~torch.isfinite(losses)).nonzero()[0])
+                    raise LoraTrainingError(
+                        f"iteration {iteration}: the loss of a picture of {prompts[int(of[wrong])]!r} is "
+                        f"{losses[wrong].item()}. The state saved last is untouched; lower learning_rate, or use "
+                        "float32, and give the same command again"
+                    )
+                loss = losses.sum() / len(chosen)
+                accelerator.backward(loss)
+            total += loss.detach()
+        learned = list(self.studio.policy.learned.values())
+        norm = float(accelerator.clip_grad_norm_(learned, config.clip))
+        if not math.isfinite(norm):
+            raise LoraTrainingError(
+                f"iteration {iteration}: the gradient is {norm}, on pictures of {prompts[0]!r} and others. The state "
+                "saved last is untouched; lower learning_rate, or use float32, and give the same command again"
+            )
+        for group in self.optimizer.param_groups:
+            done = (iteration + 1) * config.algorithm.updates
+            group["lr"] = config.learning_rate * min(1.0, done / max(1, config.warmup))
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {"loss": float(accelerator.reduce(total, "mean")), "gradient_norm": norm}

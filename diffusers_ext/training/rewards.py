@@ -1,0 +1,138 @@
+"""The reward of a run: one judge or several, each alone or against a reference, weighted and added."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..rewards.errors import ModelError
+from ..rewards.instructions import DEFAULT_INSTRUCTION
+from .errors import JudgeGoneError
+
+Scale = Literal["log_odds", "probability", "log_probability"]
+
+
+@dataclass(frozen=True)
+class JudgeConfig:
+    """One judge of a run.
+
+    Attributes:
+        model: folder, hub id, or URL of one that is served elsewhere; None for the nano one.
+        instruction: what it judges by.
+        weight: of its reward in the sum.
+        reference: ``none`` judges pictures alone; ``base`` and ``current`` hold them against the best of several by the
+            generator before training, or as it is now (see `references`).
+        scale: what is made of log P(yes) - log P(no): as it is, P(yes), or log P(yes), which stops to reward a picture
+            that is good beyond doubt.
+        quantization: scheme to hold its weights in; see docs/quantization.md.
+        device: where it runs; None for where the generator is.
+        patience: seconds to wait for a server that does not answer.
+    """
+
+    model: str | None = None
+    instruction: str = DEFAULT_INSTRUCTION
+    weight: float = 1.0
+    reference: Literal["none", "base", "current"] = "none"
+    scale: Scale = "log_odds"
+    quantization: str | None = None
+    device: str | None = None
+    patience: float = 600.0
+
+
+def scaled(log_odds: Tensor, scale: Scale) -> Tensor:
+    """Log-odds on a scale, differentiable."""
+    if scale == "probability":
+        return log_odds.sigmoid()
+    return F.logsigmoid(log_odds) if scale == "log_probability" else log_odds
+
+
+@dataclass(frozen=True)
+class Judge:
+    """A loaded judge, with how it is asked."""
+
+    config: JudgeConfig
+    model: Any
+
+    @property
+    def compares(self) -> bool:
+        return self.config.reference != "none"
+
+    @property
+    def differentiable(self) -> bool:
+        return hasattr(self.model, "log_odds")
+
+    def reward(self, images: Tensor, prompts: Sequence[str], references: Any = None) -> Tensor:
+        """Rewards of pictures [B, 3, H, W] (or videos [B, F, 3, H, W]) in [0, 1], float32 [B] on the CPU.
+
+        With `references`, one for each, of pairs; without, of each alone.
+
+        Raises:
+            JudgeGoneError: a server that has not answered for long.
+        """
+        shown, by = images.detach().float().clamp(0, 1).cpu(), self.config.instruction
+
+        def ask() -> Any:
+            if references is not None:
+                return self.model.compare(shown, references, list(prompts), instruction=by)
+            score = self.model.score_video if images.ndim == 5 else self.model.score
+            return score(shown, list(prompts), instruction=by)
+
+        found = _patiently(ask, 0.0 if self.differentiable else self.config.patience)
+        return scaled(torch.tensor([item.log_odds for item in found]), self.config.scale)
+
+    def gradient_reward(self, images: Tensor, prompts: Sequence[str], references: Any = None) -> Tensor:
+        """The same with gradient in the pixels, on the judge's device."""
+        by = self.config.instruction
+        found = self.model.log_odds(images, list(prompts), references, instruction=by)
+        return scaled(found, self.config.scale)
+
+
+def load_judge(config: JudgeConfig, device: torch.device) -> Judge:
+    """Load a judge, or connect to it.
+
+    Raises:
+        ModelError: it cannot be loaded.
+    """
+    if config.model is not None and config.model.startswith(("http://", "https://")):
+        import os
+
+        from ..rewards.remote import RemoteRewardModel
+
+        return Judge(config, RemoteRewardModel(config.model, api_key=os.environ.get("REWARDDANCE_API_KEY")))
+    from ..nano import DEFAULT_REWARD_MODEL
+    from ..rewards.model import RewardModel
+
+    model = RewardModel.from_pretrained(
+        config.model or DEFAULT_REWARD_MODEL,
+        quantization=config.quantization,  # type: ignore[arg-type]
+        device=config.device or device,
+    )
+    return Judge(config, model)
+
+
+def _patiently(ask: Callable[[], Any], patience: float) -> Any:
+    """Ask again, at growing intervals, while a server does not answer.
+
+    Raises:
+        JudgeGoneError: it has not answered within `patience` seconds.
+    """
+    deadline, pause = time.monotonic() + patience, 1.0
+    while True:
+        try:
+            return ask()
+        except ModelError as error:
+            if patience == 0:
+                raise
+            if time.monotonic() + pause > deadline:
+                raise JudgeGoneError(
+                    f"a judge has not answered for {patience:g} seconds ({error}). The run is saved; see to the server "
+                    "and give the same command again"
+                ) from error
+            time.sleep(pause)
+            pause = min(2 * pause, 30.0)

@@ -1,0 +1,158 @@
+"""A run before its first step: what is loaded, frozen, encoded and wrapped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..rewards.errors import ModelError
+from .config import LoraTraining
+from .errors import LoraTrainingError
+from .evaluating import Exam, nano_prompts_only
+from .generators import Generator, canvas_for
+from .policy import Policy, add_lora
+from .prompts import evaluation_prompts, training_prompts
+from .rewards import load_judge
+from .studio import Studio
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What the loop starts from.
+
+    Attributes:
+        studio: generator, policy and judges.
+        optimizer: of what is learned.
+        lora: peft's LoraConfig.
+        prompts: to learn from.
+        exam: how the run is measured.
+    """
+
+    studio: Studio
+    optimizer: torch.optim.Optimizer
+    lora: Any
+    prompts: list[str]
+    exam: Exam
+
+
+def prepare(config: LoraTraining) -> Setup:
+    """Load and wrap all that a run needs; see :func:`~diffusers_ext.training.train_lora` for what it raises."""
+    from accelerate import Accelerator, DistributedDataParallelKwargs
+
+    out = Path(config.out)
+    try:
+        (out / "samples").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LoraTrainingError(f"out: {out} cannot be made ({error})") from error
+    accelerator = Accelerator(
+        mixed_precision="bf16" if config.precision == "bfloat16" else "no",
+        log_with=list(config.trackers) or None,
+        project_dir=str(out),
+        # One process evaluates while the others wait, so a forward pass must not wait for them. The last block of some
+        # families has layers whose output is not used.
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)],
+    )
+    if config.groups % accelerator.num_processes:
+        raise LoraTrainingError(f"groups: {config.groups} cannot be shared among {accelerator.num_processes} processes")
+    if config.trackers:
+        accelerator.init_trackers("rewarddance")
+    prompts = training_prompts(config.prompts, config.prompt_count, config.seed)
+    asked = evaluation_prompts(config.evaluation_prompts, config.evaluation_count)
+    generator = _load_generator(config, accelerator.device)
+    if config.algorithm.name in ("grpo", "ddpo") and generator.flows != (config.algorithm.name == "grpo"):
+        other = "predicts velocities; take grpo" if generator.flows else "is no flow; take ddpo"
+        raise LoraTrainingError(
+            f"algorithm: {config.algorithm.name} does not fit {type(generator.pipeline).__name__}, which {other}, nft, "
+            "refl or draft"
+        )
+    unique = list(dict.fromkeys([*prompts, *asked]))
+    with _quiet_encoders() if config.pipeline is None else nullcontext():
+        conditions = generator.encode(unique)
+    generator.forget_text_encoders()
+    lora = add_lora(generator, config.rank, config.alpha, config.targets, config.seed)
+    if config.checkpointing:
+        generator.denoiser.enable_gradient_checkpointing()
+    policy = Policy(generator)
+    judges = tuple(load_judge(item, accelerator.device) for item in config.judges)
+    for judge in judges:
+        if config.algorithm.climbs_gradient and not judge.differentiable:
+            raise LoraTrainingError(
+                f"judges: {judge.config.model} runs elsewhere and gives no gradient, which {config.algorithm.name} "
+                "needs; load the judge here, or take nft, grpo or ddpo"
+            )
+    second = load_judge(config.second_judge, accelerator.device) if config.second_judge else None
+    optimizer = torch.optim.AdamW(
+        policy.learned.values(), lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay
+    )
+    policy.network, optimizer = accelerator.prepare(generator.denoiser, optimizer)
+    studio = Studio(
+        config,
+        accelerator,
+        generator,
+        policy,
+        judges,
+        conditions,
+        {prompt: place for place, prompt in enumerate(unique)},
+        generator.schedule(config.sampling_steps).to(accelerator.device),
+    )
+    oracle = second is None and nano_prompts_only(asked)
+    exam = Exam(tuple(asked), config.evaluation_size, config.evaluation_steps, second, oracle)
+    return Setup(studio, optimizer, lora, prompts, exam)
+
+
+@contextmanager
+def _quiet_encoders() -> Iterator[None]:
+    """The nano pipeline's T5 says nothing, so that it is cut off is no news."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def _load_generator(config: LoraTraining, device: torch.device) -> Generator:
+    from diffusers import DiffusionPipeline, PipelineQuantizationConfig
+    from safetensors import SafetensorError
+
+    from ..nano import DEFAULT_PIPELINE, GENERATOR_OPTIONS
+
+    half = config.precision == "bfloat16" and device.type != "cpu"
+    options: dict[str, Any] = {"torch_dtype": torch.bfloat16} if half else {}
+    if config.quantization is not None:
+        if device.type == "cpu":
+            raise LoraTrainingError(f"quantization: {config.quantization} needs a GPU; leave it out")
+        four = config.quantization == "nf4"
+        kwargs = (
+            {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.bfloat16}
+            if four
+            else {"load_in_8bit": True}
+        )
+        options["quantization_config"] = PipelineQuantizationConfig(
+            quant_backend="bitsandbytes_4bit" if four else "bitsandbytes_8bit",
+            quant_kwargs=kwargs,
+            components_to_quantize=["transformer", "unet"],
+        )
+    source = str(config.pipeline or DEFAULT_PIPELINE)
+    try:
+        pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **options)
+    except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError, SafetensorError) as error:
+        raise ModelError(f"{source}: could not be loaded as a diffusers pipeline ({error})") from error
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(device) if half else pipeline.to(device, torch.float32)
+    if device.type == "cpu":
+        pipeline.vae.to(memory_format=torch.channels_last)
+    encoding: dict[str, Any] = {}
+    if config.max_sequence_length is not None:
+        encoding["max_sequence_length"] = config.max_sequence_length
+    elif config.pipeline is None:
+        encoding["max_sequence_length"] = GENERATOR_OPTIONS["max_sequence_length"]
+    canvas = canvas_for(pipeline, config.height, config.width, config.frames)
+    return Generator(pipeline, canvas, encoding, config.guidance)

@@ -1,0 +1,144 @@
+"""Generator, policy and judges at work on batches of prompts: latents to pictures to rewards."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from .config import LoraTraining
+from .diffusion import Denoiser, Schedule, denoise, noise_for
+from .errors import LoraTrainingError
+from .generators import Condition, Generator
+from .policy import Policy
+from .references import ReferenceStore
+from .rewards import Judge
+
+REFERENCE_SEED = 11
+
+
+@dataclass
+class Studio:
+    """What a run works with.
+
+    Attributes:
+        config: the run.
+        accelerator: where it runs.
+        generator, policy: who paints.
+        judges: who judge.
+        conditions: of all prompts, [P, ...] each, on the CPU.
+        places: where in them a prompt's are.
+        schedule: the way by which pictures are made that are learned from.
+    """
+
+    config: LoraTraining
+    accelerator: Accelerator
+    generator: Generator
+    policy: Policy
+    judges: tuple[Judge, ...]
+    conditions: Condition
+    places: dict[str, int]
+    schedule: Schedule
+    stores: dict[int, ReferenceStore] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for number, judge in enumerate(self.judges):
+            if judge.compares:
+                if self.generator.calling.moving:
+                    raise LoraTrainingError("judges: references are pictures; judge videos with `reference: none`")
+                kept, folder = self.config.references, Path(self.config.out) / "references" / str(number)
+                base = judge.config.reference == "base"
+                self.stores[number] = ReferenceStore(folder, base, kept.candidates, kept.refresh)
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def condition(self, prompts: Sequence[str]) -> Condition:
+        """Conditions of prompts on the device, [B, ...] each."""
+        rows = torch.tensor([self.places[prompt] for prompt in prompts])
+        return {name: value[rows].to(self.device) for name, value in self.conditions.items()}
+
+    def denoiser(self, prompts: Sequence[str]) -> Denoiser:
+        """The policy under these prompts."""
+        return self.policy.denoiser(self.condition(prompts))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures in [0, 1], differentiable in the latents."""
+        with self.accelerator.autocast():
+            return self.generator.decode(latents).float()
+
+    @torch.no_grad()
+    def decode_all(self, latents: Tensor) -> Tensor:
+        """Pictures of any number of latents, on the CPU."""
+        return torch.cat([self.decode(part).cpu() for part in latents.split(self.config.decode_batch_size)])
+
+    def rewards(self, images: Tensor, prompts: Sequence[str], iteration: int) -> Tensor:
+        """The judges' weighted sum for pictures, float32 [B] on the CPU.
+
+        Raises:
+            LoraTrainingError: one is no number; the message names the judge and the prompt.
+        """
+        total = torch.zeros(len(images))
+        for number, judge in enumerate(self.judges):
+            found = judge.reward(images, prompts, self._references(number, prompts, iteration))
+            self._check(found, judge, prompts)
+            total += judge.config.weight * found
+        return total
+
+    def gradient_rewards(self, latents: Tensor, prompts: Sequence[str], iteration: int) -> Tensor:
+        """The same for clean latents, with gradient, [B] on the device."""
+        images = self.decode(latents)
+        total = images.new_zeros(len(images))
+        for number, judge in enumerate(self.judges):
+            found = judge.gradient_reward(images, prompts, self._references(number, prompts, iteration))
+            self._check(found.detach(), judge, prompts)
+            total = total + judge.config.weight * found.to(images.device)
+        return total
+
+    @torch.no_grad()
+    def paint(
+        self, prompts: Sequence[str], seeds: Sequence[tuple[int, ...]], base: bool = False, steps: int = 0
+    ) -> Tensor:
+        """Pictures [B, 3, H, W] in [0, 1] on the CPU, by the policy or the base, in `steps` or as in training."""
+        schedule = self.generator.schedule(steps).to(self.device) if steps else self.schedule
+        parts = []
+        for start in range(0, len(prompts), self.config.decode_batch_size):
+            end = start + self.config.decode_batch_size
+            noise = noise_for(self.generator.shape, seeds[start:end], self.device)
+            if base:
+                with self.policy.acting_as({}):
+                    latents = denoise(self.denoiser(prompts[start:end]), noise, schedule)
+            else:
+                latents = denoise(self.denoiser(prompts[start:end]), noise, schedule)
+            parts.append(self.decode(latents).cpu())
+        return torch.cat(parts)
+
+    def _references(self, number: int, prompts: Sequence[str], iteration: int) -> Any:
+        if number not in self.stores:
+            return None
+
+        judge, candidates = self.judges[number], self.config.references.candidates
+
+        def paint(asked: list[str], at: int, base: bool) -> Tensor:
+            # A prompt's candidates are the same whatever else is painted with them.
+            seeds = [
+                (self.config.seed, REFERENCE_SEED, at, self.places[text], place % candidates)
+                for place, text in enumerate(asked)
+            ]
+            return self.paint(asked, seeds, base)
+
+        return self.stores[number].get(prompts, iteration, paint, judge.reward)
+
+    def _check(self, found: Tensor, judge: Judge, prompts: Sequence[str]) -> None:
+        if not torch.isfinite(found).all():
+            wrong = int((~torch.isfinite(found)).nonzero()[0])
+            raise LoraTrainingError(
+                f"the judge {judge.model.name!r} gave {float(found[wrong])} for a picture of {prompts[wrong]!r}. The "
+                "state saved last is untouched; lower learning_rate, or use float32, and give the same command again"
+            )

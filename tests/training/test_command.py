@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import typer
+import yaml
+from typer.testing import CliRunner
+
+from diffusers_ext.cli.training import train_lora
+from diffusers_ext.training import LoraTrainingError
+from diffusers_ext.training.reading import plain
+
+
+@pytest.fixture
+def command():
+    app = typer.Typer()
+    app.command()(train_lora)
+    return lambda *arguments: CliRunner().invoke(app, [str(item) for item in arguments])
+
+
+def test_a_run_from_a_file(command, config, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(plain(replace(config, trackers=("tensorboard",), precision="bfloat16"))))
+    found = command(path, "--iterations", 1, "--out", tmp_path / "there", "--json")
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.stdout)
+    assert told == {"out": str(tmp_path / "there"), "iterations": 1, "finished": True, "reason": None}
+    assert list((tmp_path / "there").rglob("events.out.tfevents*"))
+    assert (tmp_path / "there" / "pytorch_lora_weights.safetensors").exists()
+
+
+def test_a_misspelt_key_is_said(command, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("out: a\niteratons: 3\n")
+    found = command(path)
+    assert isinstance(found.exception, LoraTrainingError)
+    assert "did you mean 'iterations'?" in str(found.exception)

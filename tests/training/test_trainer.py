@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from diffusers import DiffusionPipeline
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from diffusers_ext.rewards.errors import ModelError
+from diffusers_ext.rewards.model import RewardModel
+from diffusers_ext.training import LoraTrainingError, train_lora
+from diffusers_ext.training.ddpo import DDPO
+from diffusers_ext.training.diffusion import denoise
+from diffusers_ext.training.draft import DRaFT
+from diffusers_ext.training.grpo import FlowGRPO
+from diffusers_ext.training.monitors import Alarms
+from diffusers_ext.training.reading import plain
+from diffusers_ext.training.refl import ReFL
+from diffusers_ext.training.rewards import Judge
+from diffusers_ext.training.saving import COMFYUI_FILE, DIFFUSERS_FILE
+from diffusers_ext.training.setup import prepare
+from diffusers_ext.training.studio import Studio
+
+
+def lora_of(folder):
+    return load_file(folder / DIFFUSERS_FILE)
+
+
+def same(one, other, **tolerance):
+    assert one.keys() == other.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(value, other[name], **(tolerance or {"rtol": 0, "atol": 0}))
+
+
+def metrics_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(entries):
+    return [
+        {
+            name: {key: item for key, item in value.items() if key != "seconds"} if isinstance(value, dict) else value
+            for name, value in entry.items()
+            if name != "seconds"
+        }
+        for entry in entries
+    ]
+
+
+@pytest.fixture
+def elsewhere(config, tmp_path):
+    return replace(config, out=str(tmp_path / "other"))
+
+
+@pytest.mark.parametrize("algorithm", [ReFL(), DRaFT(steps=2), FlowGRPO(train_steps=1)], ids=lambda item: item.name)
+def test_every_algorithm_moves_the_weights(config, algorithm):
+    result = train_lora(replace(config, algorithm=algorithm, iterations=1))
+    assert result.finished
+    ups = [value for name, value in lora_of(result.out).items() if "lora_B" in name]
+    assert sum(value.abs().max() > 0 for value in ups) > len(ups) / 2  # the last block's words lead nowhere
+
+
+def test_a_run_that_is_stopped_ends_in_the_weights_of_one_that_is_not(config, elsewhere):
+    whole = train_lora(config)
+    asked = iter([False, False, False, True])
+    stopped = train_lora(elsewhere, cancel=lambda: next(asked))
+    assert not stopped.finished and stopped.iterations == 3 and "asked" in stopped.reason
+    resumed = train_lora(elsewhere)
+    assert resumed.finished
+    same(lora_of(resumed.out), lora_of(whole.out))
+    assert without_times(metrics_of(resumed.out)) == without_times(metrics_of(whole.out))
+
+
+def test_the_lora_gives_the_picture_of_right_after_training_in_diffusers_and_by_comfyuis_arithmetic(config):
+    result = train_lora(replace(config, iterations=2))
+    setup = prepare(config)
+    noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(3))
+    prompt, options = "a photo of a circle", {"guidance_scale": 1.0, "max_sequence_length": 1, "output_type": "pt"}
+
+    def picture(pipeline):
+        return pipeline(prompt, latents=noise.clone(), num_inference_steps=2, **options).images
+
+    with torch.no_grad():
+        state = torch.load(result.out / "state.pt", weights_only=True)
+        setup.studio.policy.load(state["learned"])
+        schedule = setup.studio.generator.schedule(2)
+        expected = setup.studio.decode(denoise(setup.studio.denoiser([prompt]), noise, schedule)).clamp(0, 1)
+    plain_pipeline = DiffusionPipeline.from_pretrained(config.pipeline)
+    assert (picture(plain_pipeline) - expected).abs().max() > 1e-3
+    plain_pipeline.load_lora_weights(result.out)
+    torch.testing.assert_close(picture(plain_pipeline), expected, atol=1e-5, rtol=0)
+
+    merged = DiffusionPipeline.from_pretrained(config.pipeline)
+    weights = load_file(result.out / COMFYUI_FILE)
+    parameters = dict(merged.transformer.named_parameters())
+    for name in [name for name in weights if name.endswith(".alpha")]:
+        layer = name.removesuffix(".alpha")
+        down, up = weights[f"{layer}.lora_A.weight"], weights[f"{layer}.lora_B.weight"]
+        with torch.no_grad():
+            parameters[layer.removeprefix("transformer.") + ".weight"] += weights[name] / len(down) * up @ down
+    torch.testing.assert_close(picture(merged), expected, atol=1e-5, rtol=0)
+
+
+def test_what_made_a_lora_is_in_its_header(config):
+    result = train_lora(replace(config, iterations=1))
+    for file in (DIFFUSERS_FILE, COMFYUI_FILE):
+        with safe_open(result.out / file, "pt") as opened:
+            told = json.loads(opened.metadata()["rewarddance"])
+        assert told["iterations"] == 1
+        assert told["config"]["algorithm"] == plain(config.algorithm)
+
+
+def test_a_run_leaves_a_grid_a_plot_and_figures(config):
+    result = train_lora(replace(config, iterations=2, evaluate_every=1))
+    entries = metrics_of(result.out)
+    assert [entry["iteration"] for entry in entries if "evaluation" not in entry] == [0, 1]
+    found = [entry["evaluation"] for entry in entries if "evaluation" in entry]
+    assert [item["iteration"] for item in found] == [0, 1, 2]
+    assert found[0]["base_distance"] == 0.0 and found[1]["base_distance"] > 0.0
+    assert found[0]["second"] is not None  # the oracle understands these prompts
+    with Image.open(result.out / "samples" / "000002.png") as grid, Image.open(result.out / "monitors.png") as plot:
+        assert np.asarray(grid).std() > 10 and np.asarray(plot).std() > 10
+
+
+def test_references_are_the_best_of_several_and_their_rewards_are_of_pairs(config):
+    judge = replace(config.judges[0], reference="current")
+    mixed = replace(config, judges=(judge, replace(config.judges[0], weight=0.5)), iterations=2)
+    result = train_lora(mixed)
+    kept = sorted((result.out / "references" / "0").glob("*.png"))
+    assert kept and all(Image.open(file).size == (64, 64) for file in kept)
+    assert (result.out / "state.pt").exists()
+
+
+def test_a_changed_configuration_is_refused_with_the_difference(config):
+    train_lora(replace(config, iterations=1))
+    with pytest.raises(LoraTrainingError, match=r"learning_rate: 0\.01 -> 0\.5"):
+        train_lora(replace(config, learning_rate=0.5))
+
+
+def test_targets_that_match_nothing_are_answered_with_what_there_is(config):
+    with pytest.raises(LoraTrainingError, match=r"attn\.to_qq match no linear layer.*attn\.to_q"):
+        train_lora(replace(config, targets=("attn.to_q", "attn.to_qq")))
+
+
+def test_a_reward_that_is_no_number_stops_the_run_and_keeps_the_last_state(config, monkeypatch):
+    train_lora(replace(config, iterations=2))
+    before = lora_of(train_lora(replace(config, iterations=2)).out)
+    monkeypatch.setattr(
+        Judge, "reward", lambda self, images, prompts, references=None: torch.full((len(images),), np.nan)
+    )
+    with pytest.raises(LoraTrainingError, match="gave nan for a picture of 'a photo of"):
+        train_lora(config)
+    same(lora_of(Path(config.out)), before)
+
+
+def test_a_gradient_that_is_no_number_stops_the_run(config, monkeypatch):
+    def broken(self, latents, prompts, iteration):
+        return latents.flatten(1).sum(1) * float("inf")
+
+    monkeypatch.setattr(Studio, "gradient_rewards", broken)
+    with pytest.raises(LoraTrainingError, match=r"the loss of a picture of 'a photo of"):
+        train_lora(replace(config, algorithm=ReFL(), iterations=1))
+
+
+def test_a_judge_that_is_gone_is_waited_for_and_then_the_run_is_saved(config, monkeypatch):
+    monkeypatch.setattr("diffusers_ext.training.rewards.time.sleep", lambda seconds: None)
+    asked = []
+
+    def gone(self, images, *rest, **options):
+        asked.append(len(images))
+        raise ModelError("no answer")
+
+    monkeypatch.setattr(RewardModel, "score", gone)
+    monkeypatch.setattr(Judge, "differentiable", property(lambda self: False))
+    patient = replace(config, judges=(replace(config.judges[0], patience=2.0),))
+    with pytest.raises(LoraTrainingError, match=r"has not answered for 2 seconds"):
+        train_lora(patient)
+    assert (Path(config.out) / "state.pt").exists()
+    assert len(asked) > 1
+
+
+def test_too_little_memory_says_what_to_lower(config, monkeypatch):
+    def full(self, latents):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr(Studio, "decode", full)
+    with pytest.raises(LoraTrainingError, match=r"Lower micro_batch_size and decode_batch_size \(now 16 and 16\)"):
+        train_lora(config)
+
+
+def test_a_full_disk_keeps_the_state_before(config, monkeypatch):
+    train_lora(replace(config, iterations=2))
+    before = torch.load(Path(config.out) / "state.pt", weights_only=True)
+
+    def full(state, path):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("diffusers_ext.training.state.torch.save", full)
+    with pytest.raises(LoraTrainingError, match="No space left"):
+        train_lora(config)
+    same(torch.load(Path(config.out) / "state.pt", weights_only=True)["learned"], before["learned"])
+    assert not list(Path(config.out).glob("*.partial"))
+
+
+def test_a_lasting_alarm_stops_the_run(config):
+    never = Alarms(diversity=2.0, patience=2)
+    result = train_lora(replace(config, alarms=never, evaluate_every=1, iterations=9))
+    assert not result.finished and result.iterations == 2 and "diversity" in result.reason
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_ends_in_the_weights_of_one_that_is_not(config, elsewhere, tmp_path):
+    longer = replace(config, iterations=8, save_every=1)
+    other = replace(longer, out=elsewhere.out)
+    whole = train_lora(longer)
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(plain(other)))
+    code = f"from diffusers_ext.training import *; train_lora(read_config({str(path)!r}))"
+    process = subprocess.Popen([sys.executable, "-c", code])
+    while not (Path(other.out) / "state.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    result = train_lora(other)
+    same(lora_of(result.out), lora_of(whole.out))
+    assert without_times(metrics_of(result.out)) == without_times(metrics_of(whole.out))
+
+
+@pytest.mark.slow
+def test_ddpo_moves_a_model_that_predicts_noise(config, tmp_path):
+    from tests.sampling.tiny import built
+
+    pipeline, options = built("Stable Diffusion 1.5")
+    folder = tmp_path / "sd"
+    pipeline.save_pretrained(folder)
+    small = replace(
+        config,
+        pipeline=str(folder),
+        algorithm=DDPO(train_steps=1),
+        max_sequence_length=None,
+        iterations=1,
+        height=options["height"],
+        width=options["width"],
+    )
+    result = train_lora(small)
+    assert any(value.abs().max() > 0 for name, value in lora_of(result.out).items() if "lora_B" in name)
+    assert all(name.startswith("lora_unet_") for name in load_file(result.out / COMFYUI_FILE))

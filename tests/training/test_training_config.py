@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from diffusers_ext.training import LoraTraining, LoraTrainingError, read_config
+from diffusers_ext.training.config import SHIPPED, differences
+from diffusers_ext.training.grpo import FlowGRPO
+from diffusers_ext.training.nft import DiffusionNFT
+from diffusers_ext.training.reading import plain, read
+
+
+def written(tmp_path, **content):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({"out": "somewhere", **content}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ({"learning_rat": 1}, r"'learning_rat' is not known here; did you mean 'learning_rate'\?"),
+        (
+            {"algorithm": {"name": "nft", "bta": 1}},
+            r"algorithm \(nft\): 'bta' is not known here; did you mean 'beta'\?",
+        ),
+        ({"algorithm": "nftt"}, r"'nftt' is none of nft, refl, draft, grpo, ddpo; did you mean 'nft'\?"),
+        ({"judges": [{"wieght": 1}]}, r"judges\[0\]: 'wieght' is not known here; did you mean 'weight'\?"),
+        ({"judges": [{"scale": "odds"}]}, r"'odds' is none of log_odds, probability"),
+        ({"judges": []}, r"judges: names none"),
+        ({"iterations": "many"}, r"iterations: expected int, not 'many'"),
+        ({"iterations": True}, r"iterations: expected int, not True"),
+        ({"iterations": 0}, r"iterations: must be at least 1"),
+        ({"group_size": 1}, r"group_size: nft compares pictures of one prompt"),
+        ({"algorithm": {"name": "grpo", "updates": 3}}, r"group_size: 8 pictures cannot be shared among 3 updates"),
+        ({"algorithm": {"name": "refl", "earliest": 0.9, "latest": 0.5}}, r"expected 0 <= earliest < latest <= 1"),
+    ],
+)
+def test_what_is_wrong_is_said_with_the_nearest_name(tmp_path, content, told):
+    with pytest.raises(LoraTrainingError, match=told):
+        read_config(written(tmp_path, **content))
+
+
+def test_a_missing_file_lists_what_is_shipped():
+    with pytest.raises(LoraTrainingError, match=r"Shipped configurations:.*nano-nft"):
+        read_config("nowhere.yaml")
+
+
+def test_out_is_wanted(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("iterations: 3\n")
+    with pytest.raises(LoraTrainingError, match="out"):
+        read_config(path)
+
+
+def test_numbers_options_and_changes_are_read(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("out: a\nlearning_rate: 1e-3\nalgorithm: {name: grpo, clip: 1}\ntargets: attn.to_q\n")
+    found = read_config(path, out="b")
+    assert (found.learning_rate, found.algorithm, found.targets, found.out) == (
+        1e-3,
+        FlowGRPO(clip=1.0),
+        ("attn.to_q",),
+        "b",
+    )
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
+def test_shipped_configurations_can_be_read_and_written(name):
+    found = read_config(name)
+    assert read(LoraTraining, plain(found), "again") == found
+
+
+def test_differences_name_what_has_a_say_in_what_is_learned():
+    old = LoraTraining("a", iterations=5)
+    assert differences(plain(old), LoraTraining("b", iterations=9, decode_batch_size=1)) == []
+    new = LoraTraining("a", seed=1, algorithm=DiffusionNFT(beta=0.5))
+    assert any(line == "seed: 0 -> 1" for line in differences(plain(old), new))
+    assert any("'beta': 0.5" in line for line in differences(plain(old), new))
