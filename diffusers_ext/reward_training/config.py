@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, get_args, get_type_hints
+from typing import Any, Final, Literal
 
+from ..configuring import plain, read, read_yaml
 from ..rewards.errors import RewardDanceError
 
 Objective = Literal["generative", "bradley-terry"]
@@ -89,9 +89,6 @@ class RewardTraining:
     trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        hints = get_type_hints(type(self))
-        for item in fields(self):
-            _check(item.name, getattr(self, item.name), hints[item.name])
         if not self.data:
             raise TrainingError("data: names no file of preferences to learn from")
         for name in ("rank", "alpha", "steps", "batch_size", "micro_batch_size", "save_every", "validate_every"):
@@ -121,77 +118,15 @@ def read_config(path: str | Path, **changes: Any) -> RewardTraining:
     Raises:
         TrainingError: the file cannot be read, has an unknown key, or a value that makes no sense.
     """
-    import yaml
-
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise TrainingError(f"{path}: cannot be read as YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise TrainingError(f"{path}: expected keys and values, e.g. `steps: 1000`")
+    content = read_yaml(Path(path), TrainingError)
     content |= {name: value for name, value in changes.items() if value is not None}
-    known = [item.name for item in fields(RewardTraining)]
-    for name in content:
-        if name not in known:
-            near = difflib.get_close_matches(str(name), known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; it takes {', '.join(known)}"
-            raise TrainingError(f"{path}: {name!r} is not a key of a training run{hint}")
-    values = {name: _settled(name, value) for name, value in content.items()}
-    for name in ("data", "out"):
-        if name not in values:
-            raise TrainingError(f"{path}: {name} is missing")
-    try:
-        return RewardTraining(**values)
-    except TrainingError as error:
-        raise TrainingError(f"{path}: {error}") from error
+    return read(RewardTraining, content, str(path), TrainingError)
 
 
 def differences(old: dict[str, Any], new: RewardTraining) -> list[str]:
     """What a resumed run must not change and has changed, e.g. ``seed: 0 -> 1``."""
-    now = asdict(new)
     return [
         f"{name}: {old.get(name)!r} -> {value!r}"
-        for name, value in now.items()
-        if name not in UNBOUND and _plain(old.get(name)) != _plain(value)
+        for name, value in plain(new).items()
+        if name not in UNBOUND and old.get(name) != value
     ]
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def _settled(name: str, value: Any) -> Any:
-    """YAML's lists as tuples, one name as a tuple of one, whole numbers as floats where those are meant."""
-    kind = get_type_hints(RewardTraining)[name]
-    if "tuple" in str(kind) and value is not None:
-        return tuple(value) if isinstance(value, list) else (value,)
-    # YAML reads 1e-4 as text, since it wants a point in it.
-    if kind is float and isinstance(value, (str, int)) and not isinstance(value, bool):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _check(name: str, value: Any, kind: Any) -> None:
-    choices = get_args(kind)
-    if choices and all(isinstance(choice, str) for choice in choices):
-        if value not in choices:
-            raise TrainingError(f"{name}: {value!r} is none of {', '.join(choices)}")
-        return
-    plain: dict[str, Any] = {
-        "bool": bool,
-        "int": int,
-        "float": (int, float),
-        "str": str,
-        "str | None": (str, type(None)),
-    }
-    text = kind.__name__ if isinstance(kind, type) else str(kind)
-    if (wanted := plain.get(text)) is None:
-        items = value or ()
-        if not isinstance(items, tuple) or not all(isinstance(item, str) for item in items):
-            raise TrainingError(f"{name}: expected names, not {value!r}")
-    elif not isinstance(value, wanted) or (isinstance(value, bool) and wanted is not bool):
-        raise TrainingError(f"{name}: expected {text}, not {value!r}")

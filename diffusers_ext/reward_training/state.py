@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
+from ..configuring import plain
 from .config import RewardTraining, TrainingError, differences
 
 FILE = "training.pt"
@@ -24,7 +23,7 @@ def save_state(
     """
     partial = out / f"{FILE}.partial"
     learned = {name: item.detach().cpu() for name, item in student.named_parameters() if item.requires_grad}
-    state = {"step": step, "config": _plain(asdict(config)), "learned": learned, "optimizer": optimizer.state_dict()}
+    state = {"step": step, "config": plain(config), "learned": learned, "optimizer": optimizer.state_dict()}
     try:
         torch.save(state, partial)
         partial.replace(out / FILE)
@@ -61,7 +60,3 @@ def load_state(out: Path, student: nn.Module, optimizer: torch.optim.Optimizer, 
             parameters[name].copy_(value)
     optimizer.load_state_dict(state["optimizer"])
     return int(state["step"])
-
-
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}

@@ -6,13 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from ..configuring import plain, read, read_yaml
 from .ddpo import DDPO
 from .draft import DRaFT
 from .errors import LoraTrainingError
 from .grpo import FlowGRPO
 from .monitors import Alarms
 from .nft import DiffusionNFT
-from .reading import plain, read
 from .refl import ReFL
 from .rewards import JudgeConfig
 
@@ -158,22 +158,15 @@ def read_config(path: str | Path, **changes: Any) -> LoraTraining:
     Raises:
         LoraTrainingError: the file cannot be read, has an unknown key, or a value that makes no sense.
     """
-    import yaml
-
     source = Path(path)
     if not source.exists() and (SHIPPED / f"{path}.yaml").is_file():
         source = SHIPPED / f"{path}.yaml"
-    try:
-        content = yaml.safe_load(source.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
+    if not source.exists():
         there = ", ".join(sorted(item.stem for item in SHIPPED.glob("*.yaml")))
-        raise LoraTrainingError(f"{path}: there is no such file. Shipped configurations: {there}") from error
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise LoraTrainingError(f"{path}: cannot be read as YAML ({error})") from error
-    if not isinstance(content, dict):
-        raise LoraTrainingError(f"{path}: expected keys and values, e.g. `out: runs/first`")
+        raise LoraTrainingError(f"{path}: there is no such file. Shipped configurations: {there}")
+    content = read_yaml(source, LoraTrainingError)
     content |= {name: value for name, value in changes.items() if value is not None}
-    return read(LoraTraining, content, str(path))
+    return read(LoraTraining, content, str(path), LoraTrainingError)
 
 
 def differences(old: dict[str, Any], new: LoraTraining) -> list[str]:

@@ -8,9 +8,9 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
+from ..configuring import plain
 from .config import LoraTraining, differences
 from .errors import LoraTrainingError
-from .reading import plain
 
 FILE: Final = "state.pt"
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from ..configuring import plain
 from .config import LoraTraining
 from .errors import JudgeGoneError, LoraTrainingError
 from .evaluating import Exam
@@ -21,7 +22,6 @@ from .journal import Journal
 from .learner import Learner
 from .monitors import alarms_of, gap, lasting
 from .pictures import save_grid, save_plot
-from .reading import plain
 from .saving import save_lora
 from .setup import Setup, prepare
 from .state import FILE, load_state, save_state

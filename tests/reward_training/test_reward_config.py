@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from diffusers_ext.configuring import plain
 from diffusers_ext.reward_training.config import RewardTraining, TrainingError, differences, read_config
 
 
@@ -17,17 +18,17 @@ def test_what_yaml_reads_in_its_own_way_is_taken_as_it_is_meant(tmp_path):
     ("text", "told"),
     [
         ("data: a\nout: o\nlearningrate: 1", "did you mean 'learning_rate'"),
-        ("data: a\nout: o\nzzz: 1", "it takes data, out, model"),
-        ("out: o", "data is missing"),
+        ("data: a\nout: o\nzzz: 1", "there are data, out, model"),
+        ("out: o", "a key is missing; it takes data, out"),
         ("data: a\nout: o\nsteps: many", "steps: expected int, not 'many'"),
         ("data: a\nout: o\nsteps: 0", "steps: must be at least 1"),
-        ("data: a\nout: o\nvision: 1", "vision: expected bool"),
+        ("data: a\nout: o\nvision: 1", "vision: expected bool, not 1"),
         ("data: a\nout: o\nlearning_rate: fast", "learning_rate: expected float"),
-        ("data: a\nout: o\nobjective: regression", "none of generative, bradley-terry"),
+        ("data: a\nout: o\nobjective: regression", "is none of generative, bradley-terry"),
         ("data: a\nout: o\nobjective: bradley-terry", "use pointwise"),
         ("data: a\nout: o\nquantization: nf4\nweights: full", "cannot be trained themselves"),
         ("data: a\nout: o\nties: 2", "must lie in"),
-        ("data: [1, 2]\nout: o", "data: expected names"),
+        ("data: [1, 2]\nout: o", "data[0]: expected str, not 1"),
         ("- a\n- b", "expected keys and values"),
         ("data: [a\n", "cannot be read as YAML"),
     ],
@@ -41,7 +42,6 @@ def test_what_makes_no_sense_is_said_in_one_sentence(tmp_path, text, told):
 
 
 def test_a_resumed_run_may_be_longer_but_not_another():
-    old = {name: getattr(RewardTraining(("a",), "o"), name) for name in RewardTraining.__dataclass_fields__}
-    old = {name: list(value) if isinstance(value, tuple) else value for name, value in old.items()}
+    old = plain(RewardTraining(("a",), "o"))
     assert differences(old, RewardTraining(("a",), "elsewhere", steps=5000, trackers=("tensorboard",))) == []
     assert differences(old, RewardTraining(("a",), "o", seed=1)) == ["seed: 0 -> 1"]

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +14,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from diffusers_ext.configuring import plain
 from diffusers_ext.data import locate
 from diffusers_ext.evaluation import judge_preferences
 from diffusers_ext.reward_training import RewardTraining, TrainingError, train_reward_model
@@ -57,8 +58,7 @@ def same(one, other, **tolerance):
 
 
 def write_config(config, path):
-    values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(config).items()}
-    path.write_text(yaml.safe_dump(values))
+    path.write_text(yaml.safe_dump(plain(config)))
     return path
 
 

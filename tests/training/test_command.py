@@ -9,8 +9,8 @@ import yaml
 from typer.testing import CliRunner
 
 from diffusers_ext.cli.training import train_lora
+from diffusers_ext.configuring import plain
 from diffusers_ext.training import LoraTrainingError
-from diffusers_ext.training.reading import plain
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from diffusers_ext.configuring import plain
 from diffusers_ext.training import train_lora
 from diffusers_ext.training.grpo import FlowGRPO
 from diffusers_ext.training.nft import DiffusionNFT
-from diffusers_ext.training.reading import plain
 from diffusers_ext.training.saving import DIFFUSERS_FILE
 
 pytestmark = pytest.mark.slow

@@ -17,6 +17,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from diffusers_ext.configuring import plain
 from diffusers_ext.rewards.errors import ModelError
 from diffusers_ext.rewards.model import RewardModel
 from diffusers_ext.training import LoraTrainingError, train_lora
@@ -25,7 +26,6 @@ from diffusers_ext.training.diffusion import denoise
 from diffusers_ext.training.draft import DRaFT
 from diffusers_ext.training.grpo import FlowGRPO
 from diffusers_ext.training.monitors import Alarms
-from diffusers_ext.training.reading import plain
 from diffusers_ext.training.refl import ReFL
 from diffusers_ext.training.rewards import Judge
 from diffusers_ext.training.saving import COMFYUI_FILE, DIFFUSERS_FILE

@@ -3,11 +3,11 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from diffusers_ext.configuring import plain, read
 from diffusers_ext.training import LoraTraining, LoraTrainingError, read_config
 from diffusers_ext.training.config import SHIPPED, differences
 from diffusers_ext.training.grpo import FlowGRPO
 from diffusers_ext.training.nft import DiffusionNFT
-from diffusers_ext.training.reading import plain, read
 
 
 def written(tmp_path, **content):
@@ -68,7 +68,7 @@ def test_numbers_options_and_changes_are_read(tmp_path):
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
 def test_shipped_configurations_can_be_read_and_written(name):
     found = read_config(name)
-    assert read(LoraTraining, plain(found), "again") == found
+    assert read(LoraTraining, plain(found), "again", LoraTrainingError) == found
 
 
 def test_differences_name_what_has_a_say_in_what_is_learned():
