@@ -61,7 +61,7 @@ def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
     bys = {item.record.instruction or config.instruction for item in [*items, *held]}
     known = {name: get_instruction(name, own) for name in bys}
     accelerator = Accelerator(
-        mixed_precision="bf16" if config.precision == "bfloat16" else "no",
+        mixed_precision="no",  # what is set here is set for the whole life of the process, so each run sees to its own
         log_with=list(config.trackers) or None,
         project_dir=str(out),
     )
@@ -153,7 +153,7 @@ def _step(
             rng = np.random.default_rng((config.seed, step, place))
             lessons += lessons_of(judge, drawn[place], by, config, rng)
         last = number == len(parts) - 1
-        with accelerator.autocast(), _syncing(accelerator, student, last):
+        with _autocast(accelerator, config), _syncing(accelerator, student, last):
             # Gradients are averaged over processes, and losses are means over all records of the step.
             cost = student(lessons) * (accelerator.num_processes / (2 * config.batch_size))
             accelerator.backward(cost)
@@ -171,6 +171,10 @@ def _step(
     return loss, float(norm)
 
 
+def _autocast(accelerator: Accelerator, config: RewardTraining) -> torch.autocast:
+    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
 def _syncing(accelerator: Accelerator, student: Any, last: bool) -> AbstractContextManager[Any]:
     return nullcontext() if last else accelerator.no_sync(student)
 
@@ -185,7 +189,7 @@ def _validate(
     """Share of the held-out pairs that are judged as people did, each asked in both orders."""
     found: dict[str, float] = {}
     if accelerator.is_main_process:
-        with accelerator.autocast():
+        with _autocast(accelerator, config):
             judged = judge_preferences(judge, held, config.instruction, known, batch_size=4 * config.micro_batch_size)
         found = {"validation_accuracy": float(np.mean([item.right for item in judged]))}
     accelerator.wait_for_everyone()

@@ -142,7 +142,7 @@ class Learner:
             of = rows["of"][part]
             network = self.studio.policy.network
             last = number == len(parts) - 1
-            with nullcontext() if last else accelerator.no_sync(network), accelerator.autocast():
+            with nullcontext() if last else accelerator.no_sync(network), self.studio.autocast():
                 mini = {name: value[part] for name, value in rows.items()}
                 losses = config.algorithm.losses(situation, mini, advantages[of])
                 if not torch.isfinite(losses).all():

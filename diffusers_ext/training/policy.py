@@ -22,11 +22,13 @@ class Policy:
     Attributes:
         generator: what it belongs to.
         network: what is called; the denoiser itself, or what an engine wraps it in.
+        half: whether it computes in bfloat16.
         learned: the LoRA's parameters by name, float32.
     """
 
-    def __init__(self, generator: Generator) -> None:
+    def __init__(self, generator: Generator, half: bool = False) -> None:
         self.generator = generator
+        self.half = half
         self.network: Any = generator.denoiser
         self.learned: dict[str, nn.Parameter] = {
             name: item for name, item in generator.denoiser.named_parameters() if item.requires_grad
@@ -36,7 +38,8 @@ class Policy:
         """The policy under B prompts."""
 
         def predict(latents: Tensor, level: Level) -> Prediction:
-            output = self.generator.output(self.network, latents, level.timestep, condition)
+            with torch.autocast(latents.device.type, torch.bfloat16, enabled=self.half):
+                output = self.generator.output(self.network, latents, level.timestep, condition)
             return level.split(self.generator.predicts, latents, output)
 
         return predict

@@ -50,7 +50,7 @@ def prepare(config: LoraTraining) -> Setup:
     except OSError as error:
         raise LoraTrainingError(f"out: {out} cannot be made ({error})") from error
     accelerator = Accelerator(
-        mixed_precision="bf16" if config.precision == "bfloat16" else "no",
+        mixed_precision="no",  # what is set here is set for the whole life of the process, so each run sees to its own
         log_with=list(config.trackers) or None,
         project_dir=str(out),
         # One process evaluates while the others wait, so a forward pass must not wait for them. The last block of some
@@ -77,7 +77,7 @@ def prepare(config: LoraTraining) -> Setup:
     lora = add_lora(generator, config.rank, config.alpha, config.targets, config.seed)
     if config.checkpointing:
         generator.denoiser.enable_gradient_checkpointing()
-    policy = Policy(generator)
+    policy = Policy(generator, config.precision == "bfloat16")
     judges = tuple(load_judge(item, accelerator.device) for item in config.judges)
     for judge in judges:
         if config.algorithm.climbs_gradient and not judge.differentiable:

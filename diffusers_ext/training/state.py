@@ -1,14 +1,14 @@
-"""The state of a run on disk: whole, or the one before."""
+"""How far a run is, and what has been learned by then."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Final
 
-import torch
 from torch import Tensor
 
 from ..configuring import plain
+from ..states import read_state, refuse_changes, write_state
 from .config import LoraTraining, differences
 from .errors import LoraTrainingError
 
@@ -24,12 +24,11 @@ def save_state(
     optimizer: dict[str, Any],
     config: LoraTraining,
 ) -> None:
-    """Write a state beside the one before, and then in its place.
+    """Keep what learns, the policy that explores, and how far the run is.
 
     Raises:
         LoraTrainingError: it could not be written; the one before is still there.
     """
-    partial = out / f"{FILE}.partial"
     state = {
         "iteration": iteration,
         "seconds": seconds,
@@ -38,15 +37,7 @@ def save_state(
         "optimizer": optimizer,
         "config": plain(config),
     }
-    try:
-        torch.save(state, partial)
-        partial.replace(out / FILE)
-    except (OSError, RuntimeError) as error:  # torch reports a full disk as the latter
-        partial.unlink(missing_ok=True)
-        raise LoraTrainingError(
-            f"{out / FILE}: the state after {iteration} iterations could not be written ({error}). The one before is "
-            "whole; make room and give the same command again"
-        ) from error
+    write_state(out / FILE, state, f"iteration {iteration}", LoraTrainingError)
 
 
 def load_state(out: Path, config: LoraTraining) -> dict[str, Any] | None:
@@ -55,14 +46,8 @@ def load_state(out: Path, config: LoraTraining) -> dict[str, Any] | None:
     Raises:
         LoraTrainingError: it is of another run; the message shows the differences.
     """
-    path = out / FILE
-    if not path.exists():
-        return None
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    if changed := differences(state["config"], config):
-        listed = "\n".join(f"  {line}" for line in changed)
-        raise LoraTrainingError(
-            f"{out} holds a run of {state['iteration']} iterations with another configuration:\n{listed}\n"
-            "Change it back to go on with that run, or name another folder for a new one"
-        )
+    state = read_state(out / FILE)
+    if state is not None:
+        changed = differences(state["config"], config)
+        refuse_changes(out, f"iteration {state['iteration']}", changed, LoraTrainingError)
     return state

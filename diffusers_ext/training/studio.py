@@ -59,6 +59,10 @@ class Studio:
     def device(self) -> torch.device:
         return self.accelerator.device
 
+    def autocast(self) -> torch.autocast:
+        """Computation in the run's precision."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+
     def condition(self, prompts: Sequence[str]) -> Condition:
         """Conditions of prompts on the device, [B, ...] each."""
         rows = torch.tensor([self.places[prompt] for prompt in prompts])
@@ -70,7 +74,7 @@ class Studio:
 
     def decode(self, latents: Tensor) -> Tensor:
         """Pictures in [0, 1], differentiable in the latents."""
-        with self.accelerator.autocast():
+        with self.autocast():
             return self.generator.decode(latents).float()
 
     @torch.no_grad()

@@ -121,14 +121,14 @@ def test_rationales_state_as_many_facts_as_the_card_says(judge):
 @pytest.mark.slow
 def test_best_of_eight_beats_chance(judge, pipeline):
     rng = np.random.default_rng(SEED + 3)
-    prompts = [sample_prompt(rng, "colours") for _ in range(10)]
+    prompts = [sample_prompt(rng, "two_objects") for _ in range(10)]
     random, chosen = [], []
     for spec in prompts:
         result = best_of_n(pipeline, spec.text, 8, judge, instruction="alignment", **GENERATOR_OPTIONS)
         right = [oracle(image, spec).correct for image in result.images]
         random += right
         chosen.append(right[result.ranking.best])
-    assert agrees(random, "colours", DEFAULT_PIPELINE)
+    assert agrees(random, "two_objects", DEFAULT_PIPELINE)
     assert np.mean(chosen) >= np.mean(random) + 0.1
 
 

@@ -207,7 +207,7 @@ def test_a_full_disk_keeps_the_state_before(config, monkeypatch):
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("diffusers_ext.training.state.torch.save", full)
+    monkeypatch.setattr(torch, "save", full)
     with pytest.raises(LoraTrainingError, match="No space left"):
         train_lora(config)
     same(torch.load(Path(config.out) / "state.pt", weights_only=True)["learned"], before["learned"])
