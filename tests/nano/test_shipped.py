@@ -121,7 +121,7 @@ def test_rationales_state_as_many_facts_as_the_card_says(judge):
 @pytest.mark.slow
 def test_best_of_eight_beats_chance(judge, pipeline):
     rng = np.random.default_rng(SEED + 3)
-    prompts = [sample_prompt(rng, "two_objects") for _ in range(10)]
+    prompts = [sample_prompt(rng, "two_objects") for _ in range(24)]
     random, chosen = [], []
     for spec in prompts:
         result = best_of_n(pipeline, spec.text, 8, judge, instruction="alignment", **GENERATOR_OPTIONS)
