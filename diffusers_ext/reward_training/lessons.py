@@ -49,8 +49,8 @@ def read_records(files: Sequence[str], ties: bool) -> list[Located]:
     if problems:
         named = "\n".join(f"  {problem}" for problem in problems[:NAMED])
         raise TrainingError(
-            f"{len(problems)} problems in {', '.join(files)}; `rewarddance data check` names them all, and "
-            f"`rewarddance data convert` leaves such records out. The first:\n{named}"
+            f"{', '.join(files)}: some records cannot be used; mend them or take them out (`rewarddance data check` "
+            f"names them all). The first of {len(problems)} problems:\n{named}"
         )
     if not any(item.record.choice != "tie" for item in found) and not (found and ties):
         raise TrainingError(

@@ -54,9 +54,9 @@ def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
     from accelerate import Accelerator
 
     out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
     items = read_records(config.data, config.ties > 0)
     held = read_records([config.validation], False)[: config.validation_records] if config.validation else []
+    out.mkdir(parents=True, exist_ok=True)
     own = load_instructions(config.instructions) if config.instructions else {}
     bys = {item.record.instruction or config.instruction for item in [*items, *held]}
     known = {name: get_instruction(name, own) for name in bys}
