@@ -11,7 +11,6 @@ prints the accuracy on pairs that were not voted on, before and after, as a Mark
 from __future__ import annotations
 
 import argparse
-import io
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +23,7 @@ from diffusers_ext.data.votes import Vote, VoteStore
 from diffusers_ext.evaluation import judge_preferences, preference_report
 from diffusers_ext.nano.preferences import Picture, sample_group
 from diffusers_ext.reward_training import RewardTraining, train_reward_model
+from diffusers_ext.rewards.images import as_png
 from diffusers_ext.rewards.instructions import Instruction, load_instructions
 from diffusers_ext.rewards.model import RewardModel
 
@@ -39,17 +39,12 @@ def votes(seed: int) -> Iterator[Vote]:
         a, b = (group.pictures[int(index)] for index in rng.choice(len(group.pictures), 2, replace=False))
         warmer = _warmth(a) - _warmth(b)
         if warmer:
-            yield Vote(f"{seed}-{number}", group.spec.text, _png(a), _png(b), "a" if warmer > 0 else "b", "warmth")
+            left, right = (as_png(Image.fromarray(picture.pixels)) for picture in (a, b))
+            yield Vote(f"{seed}-{number}", group.spec.text, left, right, "a" if warmer > 0 else "b", "warmth")
 
 
 def _warmth(picture: Picture) -> float:
     return float(np.mean([item.colour in WARM for item in picture.objects]))
-
-
-def _png(picture: Picture) -> bytes:
-    file = io.BytesIO()
-    Image.fromarray(picture.pixels).save(file, "PNG")
-    return file.getvalue()
 
 
 def cast(folder: Path, name: str, seed: int, count: int) -> Path:

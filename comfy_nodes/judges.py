@@ -81,17 +81,6 @@ def hold(source: str | Path, quantization: Quantization | None, device: torch.de
     return Held(judge, _Whole(weights, load_device=device, offload_device=offload))
 
 
-def hold_remote(url: str, api_key: str | None) -> Held:
-    """A judge behind `rewarddance serve`.
-
-    Raises:
-        ModelError: no URL, or no httpx.
-    """
-    from diffusers_ext.rewards.remote import RemoteRewardModel
-
-    return Held(RemoteRewardModel(url, api_key), None)
-
-
 def _is_quantized(source: str | Path) -> bool:
     from transformers import AutoConfig
 

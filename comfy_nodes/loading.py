@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, cast
 
@@ -11,11 +10,12 @@ import torch
 from comfy import model_management
 from comfy_api.latest import io
 
+from diffusers_ext.rewards.addresses import connected, is_address
 from diffusers_ext.rewards.errors import ModelError
 from diffusers_ext.rewards.quantization import SCHEMES
 
 from . import folders
-from .judges import hold, hold_remote
+from .judges import Held, hold
 from .ports import CATEGORY, RewardModelPort
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ class LoadRewardModel(io.ComfyNode):
     @classmethod
     def execute(cls, model: str, quantization: str, device: str, id_or_url: str = "") -> io.NodeOutput:
         elsewhere = id_or_url.strip()
-        if elsewhere.startswith(("http://", "https://")):
-            return io.NodeOutput(hold_remote(elsewhere, os.environ.get("REWARDDANCE_API_KEY")))
+        if is_address(elsewhere):
+            return io.NodeOutput(Held(connected(elsewhere), None))
         place = model_management.get_torch_device() if device == _AUTO else torch.device(device)
         scheme = None if quantization == _NO_SCHEME else cast("Quantization", quantization)
         source = elsewhere or folders.reward_model_folder(model, _roots())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io as streams
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +14,6 @@ from . import ports
 from .pictures import one_picture
 
 if TYPE_CHECKING:
-    from PIL import Image
-
     from diffusers_ext.data.records import Choice
 
 
@@ -71,14 +68,15 @@ class SavePreference(io.ComfyNode):
         instruction: Instruction | None = None,
     ) -> io.NodeOutput:
         from diffusers_ext.data import DataError, Preference, load, write
+        from diffusers_ext.rewards.images import as_png
 
         if not name.strip() or Path(name).name != name:
             raise DataError(f"{name!r} is not the name of a file; give one without folders, such as preferences")
         path = Path(folder_paths.get_output_directory()) / "preferences" / f"{name}.jsonl"
         record = Preference(
             prompt,
-            _png(one_picture(image_a, "image_a")),
-            _png(one_picture(image_b, "image_b")),
+            as_png(one_picture(image_a, "image_a")),
+            as_png(one_picture(image_b, "image_b")),
             choice if a_is_better is None else "a" if a_is_better else "b",
             criteria=instruction.criteria if instruction else (),
             instruction=instruction.name if instruction else None,
@@ -89,9 +87,3 @@ class SavePreference(io.ComfyNode):
             raise DataError(f"{path} has rows that cannot be read, and is left as it is: {kept.problems[0]}")
         count = write(path, [*(kept.records if kept else ()), record])
         return io.NodeOutput(count, str(path), ui={"text": [f"{count} in {path.name}"]})
-
-
-def _png(image: Image.Image) -> bytes:
-    file = streams.BytesIO()
-    image.save(file, "PNG")
-    return file.getvalue()

@@ -22,7 +22,7 @@ def write_state(path: Path, state: dict[str, Any], done: str, wrong: Wrong) -> N
     """
     import torch
 
-    partial = path.with_name(f"{path.name}.partial")
+    partial = path.with_suffix(".partial")
     try:
         torch.save(state, partial)
         partial.replace(path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from diffusers_ext.nano import DEFAULT_PIPELINE, DEFAULT_REWARD_MODEL, DEFAULT_VIDEO_REWARD_MODEL, GENERATOR_OPTIONS
+from diffusers_ext.rewards.addresses import connected, is_address
 from diffusers_ext.rewards.errors import ModelError, RewardDanceError
 
 from .settings import Settings
@@ -144,11 +144,7 @@ def _chosen(known: dict[str, Lazy[T]], name: str, kind: str) -> Lazy[T]:
 def _load_judge(source: str, device: str | None) -> Judge:
     from diffusers_ext.cli.loading import load_reward_model
 
-    if not source.startswith(("http://", "https://")):
-        return load_reward_model(source, None, device)
-    from diffusers_ext.rewards.remote import RemoteRewardModel
-
-    return RemoteRewardModel(source, api_key=os.environ.get("REWARDDANCE_API_KEY"))
+    return connected(source) if is_address(source) else load_reward_model(source, None, device)
 
 
 def _load_pipeline(source: str, device: str | None) -> Any:

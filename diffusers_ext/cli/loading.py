@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from ..rewards.addresses import connected, is_address
 from ..rewards.errors import ImageError, ModelError
 
 if TYPE_CHECKING:
@@ -42,17 +42,15 @@ def load_judge(
         from ..nano.scenes import parse_prompt
 
         _say_if_foreign(prompt, parse_prompt)
-    if model is None or not model.startswith(("http://", "https://")):
-        return load_reward_model(model, quantization, device)
-    return _remote(model, quantization, device)
+    if model is not None and is_address(model):
+        return _remote(model, quantization, device)
+    return load_reward_model(model, quantization, device)
 
 
 def _remote(url: str, quantization: str | None, device: str | None) -> RemoteRewardModel:
-    from ..rewards.remote import RemoteRewardModel
-
     if quantization or device:
         raise ModelError(f"{url}: where and how a served model runs is for its server to say")
-    return RemoteRewardModel(url, api_key=os.environ.get("REWARDDANCE_API_KEY"))
+    return connected(url)
 
 
 def load_judge_or_clip(model: str | None, quantization: str | None, device: str | None) -> Any:
@@ -65,7 +63,7 @@ def load_judge_or_clip(model: str | None, quantization: str | None, device: str 
             from ..evaluation.clip import ClipJudge
 
             return ClipJudge.from_pretrained(model, device)
-    if model is not None and model.startswith(("http://", "https://")):
+    if model is not None and is_address(model):
         return _remote(model, quantization, device)
     return load_reward_model(model, quantization, device)
 
@@ -88,7 +86,7 @@ def load_video_judge(
         from ..nano.moving.scenes import parse_prompt
 
         _say_if_foreign(prompt, parse_prompt)
-    if model is not None and model.startswith(("http://", "https://")):
+    if model is not None and is_address(model):
         return _remote(model, quantization, device)
     return load_video_reward_model(model, quantization, device)
 

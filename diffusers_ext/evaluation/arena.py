@@ -40,7 +40,7 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class VoteAgreement:
     """How often a judge prefers what people prefer, ties left out; the interval is Wilson's, of 95%."""
 
     judge: str
@@ -98,10 +98,10 @@ def standard_errors(strengths: np.ndarray, games: np.ndarray, prior: float) -> n
     return np.sqrt(np.diag(centre @ np.linalg.inv(information) @ centre).clip(0))
 
 
-def agreements(outcomes: Sequence[Outcome]) -> list[Agreement]:
+def agreements(outcomes: Sequence[Outcome]) -> list[VoteAgreement]:
     """Of every judge that was asked, how often it agrees with the votes that are no ties."""
     counted: dict[str, list[bool]] = {}
     for item in outcomes:
         if item.judge and item.judged is not None and item.choice in ("a", "b"):
             counted.setdefault(item.judge, []).append((item.judged > 0.5) == (item.choice == "a"))
-    return [Agreement(judge, sum(found), len(found)) for judge, found in sorted(counted.items())]
+    return [VoteAgreement(judge, sum(found), len(found)) for judge, found in sorted(counted.items())]

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from ..data import Preference
+from ..data.prompts import normalized
 from .bootstrap import interval
 from .judging import Judged
 
@@ -91,14 +91,9 @@ def preference_report(judged: Sequence[Judged], seed: int = 0) -> PreferenceRepo
 def _estimate(items: Sequence[Judged], figure: Callable[[Sequence[Judged]], float], seed: int) -> Estimate:
     if not items:
         return Estimate(float("nan"), float("nan"), float("nan"), 0)
-    low, high = interval(
-        lambda chosen: figure([items[int(index)] for index in chosen]), [_prompt(item.record) for item in items], seed
-    )
+    prompts = [normalized(item.record.prompt) for item in items]
+    low, high = interval(lambda chosen: figure([items[int(index)] for index in chosen]), prompts, seed)
     return Estimate(figure(items), low, high, len(items))
-
-
-def _prompt(record: Preference) -> str:
-    return record.prompt.casefold().strip()
 
 
 def _accuracy(items: Sequence[Judged]) -> float:

@@ -26,11 +26,12 @@ from transformers import (
     T5Tokenizer,
 )
 
+from ..states import read_state
 from .autoencoder import SCALING_FACTOR, SHIFT_FACTOR
 from .render import render
 from .scenes import PROMPT_KINDS, all_prompts, sample_prompt, sample_scene_for
 from .text import teach_words
-from .training import Schedule, load_state, mixed_precision, progress, save_state
+from .training import Schedule, mixed_precision, progress, save_state
 
 PROMPT_LENGTH: Final = 14
 FLOW_SHIFT: Final = 3.0
@@ -245,7 +246,7 @@ def train_generator(
     average = copy.deepcopy(model)
     learned = model.transformer.parameters()
     optimizer = torch.optim.AdamW(learned, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    state = load_state(out / "training.pt")
+    state = read_state(out / "training.pt")
     if state is not None:
         for part, name in ((model, "model"), (average, "average"), (optimizer, "optimizer")):
             part.load_state_dict(state[name])

@@ -20,6 +20,7 @@ from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTra
 
 from ..rewards import prompts
 from ..rewards.instructions import PRESETS
+from ..states import read_state
 from .detection import Detector, Targets, targets_of
 from .generated import Pool
 from .packing import Branch, Item, Packed, Picture, Row, loss, pack_by_length
@@ -36,7 +37,7 @@ from .reward_model import (
     save_processor,
 )
 from .scenes import PROMPT_KINDS, PromptSpec
-from .training import Schedule, load_state, mixed_precision, progress, save_state
+from .training import Schedule, mixed_precision, progress, save_state
 
 
 @dataclass(frozen=True)
@@ -281,7 +282,7 @@ def train_reward(out: Path, recipe: RewardRecipe = RewardRecipe()) -> InternVLFo
         model = build_model(ARCHITECTURES[recipe.architecture], tokenizer)
     learner = Learner(model)
     optimizer = optimizer_of(learner, recipe.learning_rate, recipe.weight_decay)
-    state = load_state(out / "training.pt")
+    state = read_state(out / "training.pt")
     if state is not None:
         learner.load_state_dict(state["learner"])
         optimizer.load_state_dict(state["optimizer"])

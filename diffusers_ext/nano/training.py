@@ -13,6 +13,9 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ..rewards.errors import RewardDanceError
+from ..states import write_state
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -77,12 +80,5 @@ def mixed_precision() -> torch.autocast:
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Write a training state so that a crash at any moment leaves either the old file or the new one, whole."""
-    partial = path.with_suffix(".partial")
-    torch.save(state, partial)
-    partial.replace(path)
-
-
-def load_state(path: Path) -> dict[str, Any] | None:
-    """The saved training state, or None where there is none yet. Tensors and plain values only: no pickled code."""
-    return torch.load(path, weights_only=True) if path.exists() else None
+    """Write a training state; see :func:`~diffusers_ext.states.write_state`."""
+    write_state(path, state, f"step {state['step']}", RewardDanceError)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from ..rewards.model import SCALAR_HEAD, RewardModel
@@ -35,11 +36,9 @@ def open_weights(judge: RewardModel, config: RewardTraining) -> Any:
         TrainingError: peft is not installed, or `targets` matches no layer; the message says which there are.
     """
     model = judge.model
-    tower = [item for name, item in model.named_parameters() if not _in_language(name)]
     if config.weights == "full":
-        model.requires_grad_(True)
-        for item in () if config.vision else tower:
-            item.requires_grad_(False)
+        for name, item in model.named_parameters():
+            item.requires_grad_(config.vision or _in_language(name))
         return None
     try:
         from peft import LoraConfig, get_peft_model
@@ -98,7 +97,7 @@ def save_judge(judge: RewardModel, adapted: Any, head: nn.Module | None, config:
         # What was fitted to the old weights says nothing of the new.
         replace(judge.config, temperature=1.0, pointwise_temperature=1.0, cot_temperature=1.0).save(made)
         (made / "README.md").write_text(card, encoding="utf-8")
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(made, ignore_errors=True)
         raise TrainingError(f"{out}: the judge could not be written ({error}); the run's state is kept") from error
     if head is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from ..data import Located, locate
+from ..rewards.images import as_images
 from ..rewards.instructions import Instruction
 from ..rewards.questions import Question
+from ..rewards.videos import as_clips
 from .config import RewardTraining, TrainingError
 
 if TYPE_CHECKING:
@@ -65,10 +67,10 @@ def lessons_of(
 ) -> list[Lesson]:
     """What is taught from one record: it is seen in both orders, or each of its media alone."""
     record = item.record
-    ask = judge.question if by.task == "t2i" else judge.video_question
+    ask = asker(judge, by)
     tie = record.choice == "tie"
     weight = config.ties if tie else (1.0 if record.strength is None else max(record.strength, 0.05))
-    media = {"a": item.open(record.a), "b": item.open(record.b)}
+    media = dict(zip("ab", opened(item, by), strict=True))
     pairwise = config.questions == "pairwise" or (config.questions == "mixed" and rng.random() < 0.5)
     orders = (("a", "b"), ("b", "a")) if pairwise else (("a", None), ("b", None))
     lessons: list[Lesson] = []
@@ -83,6 +85,18 @@ def lessons_of(
         after = ask(explain=True, thought=record.rationale, **shown)
         lessons.append(Lesson(after, _grown(before, after), float(record.choice == "a"), weight))
     return lessons
+
+
+def asker(judge: RewardModel, by: Instruction) -> Callable[..., Question]:
+    """How a question of an instruction's kind is put: about pictures or about videos."""
+    return judge.question if by.task == "t2i" else judge.video_question
+
+
+def opened(item: Located, by: Instruction) -> tuple[Any, Any]:
+    """Both media of a record, read once for however many questions."""
+    read: Callable[[Any], list[Any]] = as_images if by.task == "t2i" else as_clips
+    (a,), (b,) = (read(item.open(medium)) for medium in (item.record.a, item.record.b))
+    return a, b
 
 
 def _grown(before: Question, after: Question) -> int:

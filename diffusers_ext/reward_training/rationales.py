@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..data import Located, Preference
 from ..rewards.instructions import Instruction, get_instruction
+from .lessons import asker, opened
 
 if TYPE_CHECKING:
     from ..rewards.model import RewardModel
@@ -80,6 +81,5 @@ def sample_rationales(
 
 
 def _asking(judge: RewardModel, item: Located, by: Instruction) -> Callable[[str | None], Question]:
-    shown: Any = item.open(item.record.a), item.record.prompt, item.open(item.record.b)
-    ask: Any = judge.question if by.task == "t2i" else judge.video_question
-    return lambda thought: ask(*shown, by, explain=True, thought=thought)
+    ask, (a, b) = asker(judge, by), opened(item, by)
+    return lambda thought: ask(a, item.record.prompt, b, by, explain=True, thought=thought)

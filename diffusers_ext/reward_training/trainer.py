@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from ..data import Located
 from ..evaluation import judge_preferences
+from ..metrics import Metrics
 from ..rewards.bradley_terry import BradleyTerryModel
 from ..rewards.instructions import Instruction, get_instruction, load_instructions
 from .adapting import load_student_judge, open_weights, save_judge
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
     from ..rewards.model import RewardModel
-
-METRICS: Final = "metrics.jsonl"
 
 
 def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
@@ -81,8 +80,8 @@ def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
     optimizer = _optimizer(student, config)
     start = load_state(out, student, optimizer, config)
     wrapped, optimizer = accelerator.prepare(student, optimizer)
-    log = _Log(out / METRICS, start)
-    figures: dict[str, float] = {}
+    metrics = Metrics(out, lambda entry: entry["step"] <= start, TrainingError)
+    began = time.monotonic()
     for step in _counted(range(start, config.steps), config.steps, progress and accelerator.is_main_process):
         _set_rate(optimizer, config, step)
         loss, norm = _step(accelerator, wrapped, optimizer, judge, _drawn(items, config, step), known, config, step)
@@ -91,7 +90,7 @@ def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
         if held and (done % config.validate_every == 0 or done == config.steps):
             figures |= _validate(accelerator, measured, held, known, config)
         if accelerator.is_main_process:
-            log.add(done, figures)
+            metrics.add({"step": done, "seconds": round(time.monotonic() - began, 3), **figures})
             if done % config.save_every == 0 or done == config.steps:
                 save_state(out, done, student, optimizer.optimizer, config)
         if config.trackers:
@@ -99,7 +98,9 @@ def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
         head = student.head if isinstance(student, BradleyTerryStudent) else None
-        save_judge(judge, adapted, head, config, card_of(config, log.last_validation(), len(items), len(held)))
+        measured_last = [entry["validation_accuracy"] for entry in metrics.entries if "validation_accuracy" in entry]
+        card = card_of(config, measured_last[-1] if measured_last else None, len(items), len(held))
+        save_judge(judge, adapted, head, config, card)
     accelerator.end_training()
     return out
 
@@ -124,10 +125,13 @@ def _set_rate(optimizer: Any, config: RewardTraining, step: int) -> None:
 def _drawn(items: Sequence[Located], config: RewardTraining, step: int) -> list[Located]:
     """The records of a step: epoch after epoch, each in an order of its own; known from the step alone."""
     places = range(step * config.batch_size, (step + 1) * config.batch_size)
-    orders: dict[int, np.ndarray] = {}
-    for epoch in {place // len(items) for place in places}:
-        orders[epoch] = np.random.default_rng((config.seed, epoch)).permutation(len(items))
-    return [items[int(orders[place // len(items)][place % len(items)])] for place in places]
+    count = len(items)
+    return [items[int(_order(config.seed, place // count, count)[place % count])] for place in places]
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)
 
 
 def _step(
@@ -205,31 +209,3 @@ def _counted(steps: range, total: int, shown: bool) -> Iterator[int]:
         for step in steps:
             yield step
             bar.advance(task)
-
-
-class _Log:
-    """Figures of every step as lines of JSON; what a killed run wrote beyond its last saved state is cut off."""
-
-    def __init__(self, path: Path, start: int) -> None:
-        self._path = path
-        self._began = time.monotonic()
-        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        self._kept = [entry for line in lines if (entry := _entry(line)) and entry["step"] <= start]
-        path.write_text("".join(json.dumps(entry) + "\n" for entry in self._kept), encoding="utf-8")
-
-    def add(self, step: int, figures: dict[str, float]) -> None:
-        entry = {"step": step, "seconds": round(time.monotonic() - self._began, 3), **figures}
-        self._kept.append(entry)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-
-    def last_validation(self) -> float | None:
-        found = [entry["validation_accuracy"] for entry in self._kept if "validation_accuracy" in entry]
-        return found[-1] if found else None
-
-
-def _entry(line: str) -> dict[str, Any] | None:
-    try:
-        return json.loads(line)
-    except ValueError:  # half a line, where a run was killed
-        return None

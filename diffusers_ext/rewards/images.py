@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import warnings
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
@@ -103,6 +104,13 @@ def as_images(images: ImageInput | Sequence[ImageInput]) -> list[Image.Image]:
     if not found:
         raise ImageError("no pictures were given; at least one is needed")
     return found
+
+
+def as_png(image: Image.Image, compress_level: int = 6) -> bytes:
+    """A picture as the bytes of a PNG file."""
+    file = io.BytesIO()
+    image.save(file, "PNG", compress_level=compress_level)
+    return file.getvalue()
 
 
 def as_tensor(image: Image.Image) -> torch.Tensor:

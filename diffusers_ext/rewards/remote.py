@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 import threading
 from collections.abc import Callable, Sequence
 from functools import cached_property
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from .arguments import check_batch_size, check_count, one_each, prompts_for
 from .connection import TOO_LARGE, Connection, Refused, RemoteError, gather, is_finite
 from .errors import ImageError, InstructionError, ModelError, PromptTextError, RewardDanceError
-from .images import as_images, load_image
+from .images import as_images, as_png, load_image
 from .instructions import DEFAULT_INSTRUCTION, DEFAULT_VIDEO_INSTRUCTION, Example, Instruction
 from .judgement import Judgement, sigmoid
 from .videos import VideoError, as_clips
@@ -33,9 +32,7 @@ _KINDS: Final[dict[str, type[RewardDanceError]]] = {
 
 def encoded(image: Image.Image) -> str:
     """A picture as base64 of a PNG: what comes out is what went in, to the pixel."""
-    file = io.BytesIO()
-    image.save(file, "PNG", compress_level=1)
-    return base64.b64encode(file.getvalue()).decode()
+    return base64.b64encode(as_png(image, compress_level=1)).decode()
 
 
 def instruction_record(by: Instruction) -> dict[str, Any]:
@@ -153,9 +150,7 @@ class RemoteRewardModel:
             shown = [encoded(candidates[index]) for index in part]
             return {"images": shown, "prompt": [asked[index] for index in part], **common}
 
-        expected = [
-            Judgement(0.0, "", (), index, None, "" if explain else None, False) for index in range(len(candidates))
-        ]
+        expected = _expected(len(candidates), None, explain, False)
         return self._judge("/score", body, expected, batch_size, progress, cancel)
 
     def compare(
@@ -199,10 +194,7 @@ class RemoteRewardModel:
             }
             return {**shown, "prompt": [asked[index] for index in part], **common}
 
-        expected = [
-            Judgement(0.0, "", (), index, index if len(against) > 1 else 0, "" if explain else None, debias)
-            for index in range(len(judged))
-        ]
+        expected = _expected(len(judged), len(against), explain, debias)
         return self._judge("/compare", body, expected, batch_size, progress, cancel)
 
     def score_video(
@@ -227,7 +219,7 @@ class RemoteRewardModel:
             shown = [_film(clips[index]) for index in part]
             return {"videos": shown, "prompt": [asked[index] for index in part], **_given(firsts, part), **common}
 
-        expected = [Judgement(0.0, "", (), index, None, "" if explain else None) for index in range(len(clips))]
+        expected = _expected(len(clips), None, explain, False)
         return self._judge("/score-video", body, expected, batch_size, progress, cancel)
 
     def compare_videos(
@@ -259,10 +251,7 @@ class RemoteRewardModel:
             }
             return {**shown, "prompt": [asked[index] for index in part], **_given(firsts, part), **common}
 
-        expected = [
-            Judgement(0.0, "", (), index, index if len(against) > 1 else 0, "" if explain else None, debias)
-            for index in range(len(judged))
-        ]
+        expected = _expected(len(judged), len(against), explain, debias)
         return self._judge("/compare-videos", body, expected, batch_size, progress, cancel)
 
     def _sampled(self, videos: VideoInput | Sequence[VideoInput], frames: int | None, rate: float | None) -> list[Clip]:
@@ -296,6 +285,13 @@ class RemoteRewardModel:
 
         parts = [range(start, min(start + size, count)) for start in range(0, count, size)]
         return gather(ask, parts, self._concurrency, progress, cancel)
+
+
+def _expected(count: int, references: int | None, explain: bool, debias: bool) -> list[Judgement]:
+    """What the answer must look like, but for its verdicts; `references` is how many there are, None for none."""
+    places = [None if references is None else index if references > 1 else 0 for index in range(count)]
+    thought = "" if explain else None
+    return [Judgement(0.0, "", (), index, place, thought, debias) for index, place in enumerate(places)]
 
 
 def _film(clip: Clip) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .guidance import Ascent
 from .levels import SamplingError
-from .search import Found
+from .search import Found, noise_scale
 from .session import Session, attempt
 from .shares import check_least, check_share, step_at, steps_of
 
@@ -90,7 +90,7 @@ class NoiseOptimization:
         import torch
 
         painter, seeds = session.painter, session.seeds(self.n)
-        scale = float(painter.noise(seeds[:1]).float().square().mean().sqrt())  # of schedulers that begin far out
+        scale = noise_scale(painter.noise(seeds[:1]))
         found = [self._climb(session, seed, scale) for seed in seeds]
         images = painter.paint(seeds, torch.cat([noise for noise, _ in found])).images
         return images, session.rank(images, [node for _, node in found])

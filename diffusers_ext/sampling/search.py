@@ -135,7 +135,7 @@ class ZeroOrder:
     def __call__(self, session: Session) -> Found:
         painter, seeds = session.painter, session.seeds(self.n)
         noises = painter.noise(seeds)
-        scale = _scale(noises)
+        scale = noise_scale(noises)
         rng = np.random.default_rng(session.seed)
         pivot: tuple[float, int | None, Tensor, Any] = (-np.inf, None, noises[:1], None)
         parents: list[int | None] = [None] * self.n
@@ -217,6 +217,6 @@ def _normal(like: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.randn(like.shape, generator=generator).to(like)
 
 
-def _scale(noise: Tensor) -> float:
+def noise_scale(noise: Tensor) -> float:
     """The standard deviation of a scheduler's initial noise: one, but for those that begin at a large sigma."""
     return float(noise.float().square().mean().sqrt())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from PIL import Image, UnidentifiedImageError
 
 from ..rewards.errors import ImageError, InstructionError
-from ..rewards.images import load_image
+from ..rewards.images import as_png, load_image
 from ..rewards.instructions import Example, Instruction, Task
 from ..rewards.judgement import Judgement
 
@@ -54,9 +54,9 @@ class Recipe:
             examples = tuple(
                 Shown(
                     item.prompt,
-                    _png(item.candidate),
+                    as_png(load_image(item.candidate)),
                     item.verdict,
-                    None if item.reference is None else _png(item.reference),
+                    None if item.reference is None else as_png(load_image(item.reference)),
                 )
                 for item in by.examples
             )
@@ -84,12 +84,6 @@ class Recipe:
                 for item in self.examples
             )
             yield Instruction(self.name, self.text, self.criteria, self.task, examples)
-
-
-def _png(path: Path) -> bytes:
-    file = io.BytesIO()
-    load_image(path).save(file, "PNG")
-    return file.getvalue()
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..rewards.images import as_images
 from .algorithm import velocity_distance
 from .diffusion import denoise, noise_for
 from .monitors import Evaluation, feature_diversity, group_deviation, pixel_diversity
-from .references import as_picture
 from .rewards import Judge
 from .studio import Studio
 
@@ -81,7 +81,7 @@ class Exam:
             return None
         from ..nano.oracle import judge
 
-        pictures = [as_picture(image) for image in images]
+        pictures = as_images(images.clamp(0, 1))
         return torch.tensor(
             [float(judge(picture, text).correct) for picture, text in zip(pictures, prompts, strict=True)]
         )

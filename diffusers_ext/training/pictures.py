@@ -10,9 +10,9 @@ from typing import Any, Final
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from ..rewards.images import as_images
 from .errors import LoraTrainingError
 from .monitors import Alarms, Evaluation, alarms_of, diversity_share, gap
-from .references import as_picture
 
 _PAPER, _INK, _FAINT, _RED = (24, 24, 27), (230, 230, 230), (82, 82, 91), (214, 84, 76)
 _LINES: Final = ((86, 156, 214), (240, 176, 80), (86, 190, 110))
@@ -33,7 +33,7 @@ def save_grid(path: Path, images: Tensor, prompts: Sequence[str], rewards: Tenso
         index = row * len(prompts) // count
         draw.text((4, 4 + row * cell), prompts[index], fill=_INK, font=font)
         for column in range(size):
-            picture = as_picture(images[index, column]).resize((width, height), Image.Resampling.NEAREST)
+            picture = as_images(images[index, column].clamp(0, 1))[0].resize((width, height), Image.Resampling.NEAREST)
             left, top = 4 + column * (width + 4), 4 + row * cell + _TITLE
             sheet.paste(picture, (left, top))
             draw.text((left, top + height), f"{float(rewards[index, column]):+.2f}", fill=_INK, font=font)

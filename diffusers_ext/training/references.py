@@ -7,9 +7,10 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from torch import Tensor
+
+from ..rewards.images import as_images
 
 Paint = Callable[[list[str], int, bool], Tensor]
 """Prompts, an iteration (for the seeds), and whether by the base: pictures [B, 3, H, W] in [0, 1]."""
@@ -45,7 +46,7 @@ class ReferenceStore:
                 best = images[index * self._candidates + int(values[index].argmax())]
                 file = self._folder / f"{0 if self._base else iteration:07d}-{_key(prompt)}.png"
                 partial = file.with_suffix(f".{os.getpid()}.partial")
-                as_picture(best).save(partial, format="PNG")
+                as_images(best.clamp(0, 1))[0].save(partial, format="PNG")
                 partial.replace(file)
         found: dict[str, Image.Image] = {}
         for prompt in dict.fromkeys(prompts):
@@ -61,12 +62,6 @@ class ReferenceStore:
             return None
         made = int(files[-1].stem.split("-")[0])
         return files[-1] if self._base or iteration - made < self._refresh else None
-
-
-def as_picture(image: Tensor) -> Image.Image:
-    """A float tensor [3, H, W] in [0, 1] as a picture."""
-    values = (image.detach().float().clamp(0, 1).cpu().permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-    return Image.fromarray(values)
 
 
 def _key(prompt: str) -> str:

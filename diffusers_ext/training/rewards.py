@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..rewards.addresses import connected, is_address
 from ..rewards.errors import ModelError
 from ..rewards.instructions import DEFAULT_INSTRUCTION
 from .errors import JudgeGoneError
@@ -99,12 +100,8 @@ def load_judge(config: JudgeConfig, device: torch.device) -> Judge:
     Raises:
         ModelError: it cannot be loaded.
     """
-    if config.model is not None and config.model.startswith(("http://", "https://")):
-        import os
-
-        from ..rewards.remote import RemoteRewardModel
-
-        return Judge(config, RemoteRewardModel(config.model, api_key=os.environ.get("REWARDDANCE_API_KEY")))
+    if config.model is not None and is_address(config.model):
+        return Judge(config, connected(config.model))
     from ..nano import DEFAULT_REWARD_MODEL
     from ..rewards.model import RewardModel
 

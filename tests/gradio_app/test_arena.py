@@ -12,7 +12,7 @@ pytest.importorskip("gradio", reason="the page needs gradio: pip install 'reward
 
 from diffusers_ext.data import DataError, load
 from diffusers_ext.data.votes import Outcome, VoteStore
-from diffusers_ext.evaluation.arena import Agreement, agreements, standard_errors, standings
+from diffusers_ext.evaluation.arena import VoteAgreement, agreements, standard_errors, standings
 from diffusers_ext.ranking import bradley_terry
 from gradio_app.pairing import Pair, draw
 from gradio_app.voting import Voter, export, revealed, table
@@ -69,7 +69,7 @@ def test_standard_errors_are_those_of_the_likelihood():
 def test_the_judge_agrees_as_often_as_it_does():
     outcomes = [Outcome("a", "x", "y", "nano", 0.9)] * 7 + [Outcome("b", "x", "y", "nano", 0.9)] * 3
     outcomes += [Outcome("tie", "x", "y", "nano", 0.9), Outcome("a", "x", "y", None, None)]
-    assert agreements(outcomes) == [Agreement("nano", 7, 10)]
+    assert agreements(outcomes) == [VoteAgreement("nano", 7, 10)]
     expected = binomtest(7, 10).proportion_ci(0.95, "wilson")
     assert agreements(outcomes)[0].interval == pytest.approx((expected.low, expected.high), abs=1e-4)
     assert [item.elo for item in standings([Outcome("tie", "x", "y", None, None)])] == pytest.approx([1000, 1000])

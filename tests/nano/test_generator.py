@@ -28,7 +28,7 @@ from diffusers_ext.nano.generator import (
     train_generator,
 )
 from diffusers_ext.nano.scenes import PROMPT_KINDS, all_prompts
-from diffusers_ext.nano.training import load_state
+from diffusers_ext.states import read_state
 
 PROMPTS = ["a photo of a red circle and a blue square", "a photo of four crosses", ""]
 
@@ -176,7 +176,7 @@ def test_the_generator_trains_and_loads(trained):
     folder, _, painter = trained
     loaded = StableDiffusion3Pipeline.from_pretrained(folder / "generator")
     assert np.array_equal(paint(painter, PROMPTS), paint(loaded, PROMPTS))
-    state = load_state(folder / "generator" / "training.pt")
+    state = read_state(folder / "generator" / "training.pt")
     assert state["step"] == 2
     average, model = (state[name] for name in ("average", "model"))
     transformer = loaded.transformer.state_dict()

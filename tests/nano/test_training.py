@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from diffusers_ext.nano import train_reward as reward_training
 from diffusers_ext.nano.reward_model import ARCHITECTURES, build_tokenizer
 from diffusers_ext.nano.train_reward import RewardRecipe, train_reward
-from diffusers_ext.nano.training import Schedule, load_state, save_state
+from diffusers_ext.nano.training import Schedule, save_state
 from diffusers_ext.rewards.model import RewardModel
+from diffusers_ext.states import read_state
 
 
 @pytest.mark.parametrize(
@@ -69,10 +70,10 @@ def test_the_schedule_sets_each_group_by_its_own_peak_and_survives_reloading():
 
 def test_states_come_back_whole(tmp_path):
     path = tmp_path / "training.pt"
-    assert load_state(path) is None
+    assert read_state(path) is None
     state = {"model": {"weight": torch.randn(3, 4)}, "step": 7, "recipe": {"generated": None, "steps": 3}}
     save_state(path, state)
-    found = load_state(path)
+    found = read_state(path)
     assert torch.equal(found["model"]["weight"], state["model"]["weight"])
     assert (found["step"], found["recipe"]) == (7, state["recipe"])
     assert list(tmp_path.iterdir()) == [path]
@@ -82,12 +83,12 @@ def test_what_a_crash_left_half_written_does_no_harm(tmp_path):
     path = tmp_path / "training.pt"
     partial = tmp_path / "training.partial"
     partial.write_bytes(b"half a file")
-    assert load_state(path) is None
+    assert read_state(path) is None
     save_state(path, {"step": 1})
     partial.write_bytes(b"half a file")
-    assert load_state(path) == {"step": 1}
+    assert read_state(path) == {"step": 1}
     save_state(path, {"step": 2})
-    assert load_state(path) == {"step": 2}
+    assert read_state(path) == {"step": 2}
     assert not partial.exists()
 
 
@@ -96,7 +97,7 @@ def test_a_crash_while_writing_leaves_the_old_state(tmp_path):
     save_state(path, {"step": 1})
     with pytest.raises(Exception, match=r"pickle|local"):
         save_state(path, {"step": 2, "bad": lambda: None})
-    assert load_state(path) == {"step": 1}
+    assert read_state(path) == {"step": 1}
 
 
 class Payload:
@@ -107,7 +108,7 @@ class Payload:
 def test_a_state_runs_no_code(tmp_path):
     torch.save({"step": Payload()}, tmp_path / "training.pt")
     with pytest.raises(Exception, match=r"weights_only|Unsupported"):
-        load_state(tmp_path / "training.pt")
+        read_state(tmp_path / "training.pt")
 
 
 def test_the_tokenizer_is_the_same_each_time(nano_tokenizer):
@@ -121,7 +122,7 @@ RECIPE = RewardRecipe(
 
 def test_a_short_run_writes_a_judge(tmp_path):
     model = train_reward(tmp_path, RECIPE)
-    state = load_state(tmp_path / "training.pt")
+    state = read_state(tmp_path / "training.pt")
     assert state["step"] == 4
     assert state["recipe"]["architecture"] == "reward-1m"
     judge = RewardModel.from_pretrained(tmp_path, device="cpu")
@@ -164,11 +165,11 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
 
     monkeypatch.setattr(reward_training, "progress", Watching())
     whole = train_reward(tmp_path / "whole", recipe).state_dict()
-    assert load_state(tmp_path / "killed" / "training.pt")["step"] == 100
+    assert read_state(tmp_path / "killed" / "training.pt")["step"] == 100
     (tmp_path / "killed" / "training.partial").write_bytes(b"half a file")
     resumed = train_reward(tmp_path / "killed", recipe).state_dict()
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    ends = [load_state(tmp_path / name / "training.pt") for name in ("whole", "killed")]
+    ends = [read_state(tmp_path / name / "training.pt") for name in ("whole", "killed")]
     for first, second in zip(*(end["optimizer"]["state"].values() for end in ends), strict=True):
         assert all(torch.equal(first[name], second[name]) for name in first)
     assert ends[0]["step"] == ends[1]["step"] == 104
@@ -185,7 +186,7 @@ def test_training_learns(tmp_path):
     train_reward(tmp_path, recipe)
     judge = RewardModel.from_pretrained(tmp_path, device="cpu")
     learner = Learner(judge.model)
-    learner.load_state_dict(load_state(tmp_path / "training.pt")["learner"])
+    learner.load_state_dict(read_state(tmp_path / "training.pt")["learner"])
     rng = np.random.default_rng(99)
     groups = [sample_group(rng) for _ in range(8)]
     with torch.inference_mode():

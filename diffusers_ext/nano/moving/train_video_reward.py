@@ -18,6 +18,7 @@ import torch
 from transformers import AutoTokenizer, InternVLForConditionalGeneration
 
 from ...rewards.videos import spread
+from ...states import read_state
 from .. import DEFAULT_REWARD_MODEL
 from .. import preferences as still
 from ..detection import targets_of
@@ -25,7 +26,7 @@ from ..packing import Packed, Row, loss, pack_by_length
 from ..preferences import Group
 from ..reward_model import TOKENS_PER_IMAGE, save_processor
 from ..train_reward import Learner, RewardRecipe, accuracy, judgement_rows, optimizer_of, pixel_values, speaking_rows
-from ..training import Schedule, load_state, mixed_precision, progress, save_state
+from ..training import Schedule, mixed_precision, progress, save_state
 from .following import Follower, trails_of, watching
 from .preferences import (
     GROUP,
@@ -196,7 +197,7 @@ def train_video_reward(out: Path, recipe: VideoRecipe = VideoRecipe()) -> Intern
     writer = VideoWriter(tokenizer, recipe.shown)
     learner = VideoLearner(model)
     optimizer = optimizer_of(learner, recipe.learning_rate, recipe.weight_decay)
-    state = load_state(out / "training.pt")
+    state = read_state(out / "training.pt")
     if state is not None:
         learner.load_state_dict(state["learner"])
         optimizer.load_state_dict(state["optimizer"])

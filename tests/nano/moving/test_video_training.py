@@ -29,11 +29,11 @@ from diffusers_ext.nano.moving.writing import Asked, VideoWriter
 from diffusers_ext.nano.packing import hidden_states, pack
 from diffusers_ext.nano.reward_model import TOKENS_PER_IMAGE, save_processor
 from diffusers_ext.nano.train_reward import pixel_values
-from diffusers_ext.nano.training import load_state
 from diffusers_ext.rewards.judgement import Judgement
 from diffusers_ext.rewards.model import RewardModel
 from diffusers_ext.rewards.prompts import numbered_frames
 from diffusers_ext.rewards.videos import Clip, spread
+from diffusers_ext.states import read_state
 
 RECIPE = VideoRecipe(steps=1, speaking_steps=1, groups=1, picture_groups=1, seed=3)
 
@@ -154,7 +154,7 @@ def test_a_short_run_writes_a_judge_of_videos_and_is_resumed_exactly(tmp_path, n
     resumed = train_video_reward(tmp_path / "stopped", replace(recipe, steps=2)).state_dict()
     whole = train_video_reward(tmp_path / "whole", replace(recipe, steps=2)).state_dict()
     assert all(torch.equal(resumed[name], whole[name]) for name in whole)
-    assert load_state(tmp_path / "whole" / "training.pt")["step"] == 2
+    assert read_state(tmp_path / "whole" / "training.pt")["step"] == 2
     trained = RewardModel.from_pretrained(tmp_path / "whole", device="cpu")
     (pair,) = itertools.islice(sample_pairs(np.random.default_rng(8)), 1)
     (found,) = judge_pairs(trained, [pair])
