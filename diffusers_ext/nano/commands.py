@@ -16,6 +16,12 @@ Out = Annotated[
 ]
 StartFrom = Annotated[str | None, typer.Option(help="A trained folder to go on from, in place of random weights.")]
 Seed = Annotated[int, typer.Option(help="Seed of the weights and of the data.")]
+Minutes = Annotated[float | None, typer.Option(help="End after this long if the steps are not done by then.")]
+LearningRate = Annotated[float, typer.Option(help="Its peak.")]
+Groups = Annotated[int, typer.Option(help="Prompts per step, six pictures or videos each.")]
+Device = Annotated[str, typer.Option(help="Where to train: cpu, cuda, ...")]
+Workers = Annotated[int, typer.Option(help="Processes that prepare what is learned from, ahead of time.")]
+SaveEvery = Annotated[int, typer.Option(help="Steps from one saved state to the next.")]
 
 
 @app.command()
@@ -49,6 +55,7 @@ def draw_pool(
     out: Annotated[Path, typer.Argument(help="The .npz file to write.")],
     pipeline: Annotated[Path, typer.Option(help="A trained generator.")],
     groups: Annotated[int, typer.Option(help="Prompts, six pictures each.")] = 1000,
+    device: Annotated[str, typer.Option(help="Where to paint: cpu, cuda, ...")] = "cpu",
     seed: Seed = 0,
 ) -> None:
     """Have the generator paint pictures to train a reward model on."""
@@ -57,7 +64,7 @@ def draw_pool(
     from . import GENERATOR_OPTIONS
     from .generated import draw_pool as draw
 
-    painter = StableDiffusion3Pipeline.from_pretrained(pipeline)
+    painter = StableDiffusion3Pipeline.from_pretrained(pipeline).to(device)
     draw(painter, groups, seed, progress=True, **GENERATOR_OPTIONS).save(out)
 
 
@@ -70,6 +77,12 @@ def train_reward(
     caption_steps: Annotated[int, typer.Option(help="Steps after that on captions and statements alone.")] = 1400,
     pool: Annotated[Path | None, typer.Option(help="Generated pictures (see draw-pool) to train on as well.")] = None,
     start_from: StartFrom = None,
+    groups: Groups = 4,
+    learning_rate: LearningRate = 1e-3,
+    minutes: Minutes = None,
+    device: Device = "cpu",
+    workers: Workers = 0,
+    save_every: SaveEvery = 100,
     seed: Seed = 0,
 ) -> None:
     """Train a reward model: seeing, then captions, then verdicts and rationales (about two hours on two cores)."""
@@ -87,6 +100,12 @@ def train_reward(
         caption_steps=caption_steps,
         generated=str(pool) if pool else None,
         start_from=start_from,
+        groups=groups,
+        learning_rate=learning_rate,
+        minutes=minutes,
+        device=device,
+        workers=workers,
+        save_every=save_every,
         seed=seed,
     )
     train(out, recipe)
@@ -98,13 +117,33 @@ def train_video_reward(
     steps: int = 4000,
     speaking_steps: Annotated[int, typer.Option(help="Steps at the start on captions and statements alone.")] = 1000,
     start_from: Annotated[str, typer.Option(help="A trained reward model of pictures.")] = str(DEFAULT_REWARD_MODEL),
+    groups: Groups = 2,
+    picture_groups: Annotated[int, typer.Option(help="Prompts per step for pictures, six each.")] = 1,
+    learning_rate: LearningRate = 5e-4,
+    minutes: Minutes = None,
+    device: Device = "cpu",
+    workers: Workers = 0,
+    save_every: SaveEvery = 100,
     seed: Seed = 0,
 ) -> None:
     """Teach a reward model of pictures to judge videos (about two hours on one core)."""
     from .moving.train_video_reward import VideoRecipe
     from .moving.train_video_reward import train_video_reward as train
 
-    train(out, VideoRecipe(start_from=start_from, steps=steps, speaking_steps=speaking_steps, seed=seed))
+    recipe = VideoRecipe(
+        start_from=start_from,
+        steps=steps,
+        speaking_steps=speaking_steps,
+        groups=groups,
+        picture_groups=picture_groups,
+        learning_rate=learning_rate,
+        minutes=minutes,
+        device=device,
+        workers=workers,
+        save_every=save_every,
+        seed=seed,
+    )
+    train(out, recipe)
 
 
 @app.command()

@@ -75,7 +75,7 @@ class Detector(nn.Module):
         self.parts = (1, len(COLOURS), len(SHAPES), 2, _FLAWS)
         self.read = nn.Linear(width, sum(self.parts))
 
-    def forward(self, features: Tensor, targets: Targets) -> tuple[Tensor, dict[str, float]]:
+    def forward(self, features: Tensor, targets: Targets) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss (a scalar), and how well colours, shapes and flaws are read where there is something to read."""
         present, colours, shapes, places, flaws = self.read(features).float().split(self.parts, -1)
         here = targets.present
@@ -90,9 +90,9 @@ class Detector(nn.Module):
         if len(severities):
             loss = loss + 4 * F.mse_loss(severities, targets.flaws)
         figures = {
-            "found": float(((present[..., 0] > 0) == here).all(1).float().mean()),
-            "colours": float((colours.argmax(-1) == targets.colours).float().mean()),
-            "shapes": float((shapes.argmax(-1) == targets.shapes).float().mean()),
-            "flaws": float((severities.detach() - targets.flaws).abs().mean()) if len(severities) else float("nan"),
+            "found": ((present[..., 0] > 0) == here).all(1).float().mean(),
+            "colours": (colours.argmax(-1) == targets.colours).float().mean(),
+            "shapes": (shapes.argmax(-1) == targets.shapes).float().mean(),
+            "flaws": (severities.detach() - targets.flaws).abs().mean(),
         }
         return loss, figures

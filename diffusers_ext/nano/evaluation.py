@@ -304,17 +304,23 @@ def generate(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], **opti
 
 
 def sample_sheet(
-    pipeline: Any, per_prompt: int, prompts: Sequence[PromptSpec], seed: int, progress: bool = False, **options: Any
+    pipeline: Any,
+    per_prompt: int,
+    prompts: Sequence[PromptSpec],
+    seed: int,
+    progress: bool = False,
+    batch: int = 64,
+    **options: Any,
 ) -> list[list[Image.Image]]:
-    """For each prompt `per_prompt` pictures, in batches of 64."""
+    """For each prompt `per_prompt` pictures, in batches."""
     from rich.progress import track
 
     jobs = [(spec.text, seed + index) for spec in prompts for index in range(per_prompt)]
     pipeline.set_progress_bar_config(disable=True)
     pictures: list[Image.Image] = []
-    starts = range(0, len(jobs), 64)
+    starts = range(0, len(jobs), batch)
     for start in track(starts, "generating", disable=not progress, console=_stderr()):
-        texts, seeds = zip(*jobs[start : start + 64], strict=True)
+        texts, seeds = zip(*jobs[start : start + batch], strict=True)
         pictures += generate(pipeline, texts, seeds, **options)
     return [pictures[start : start + per_prompt] for start in range(0, len(pictures), per_prompt)]
 

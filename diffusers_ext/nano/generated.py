@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 
 from .evaluation import sample_sheet
 from .oracle import judge
-from .preferences import Group, Picture
+from .preferences import GROUP, Group, Picture
 from .scenes import PROMPT_KINDS, PromptKind, parse_prompt, sample_prompt
-
-GROUP: Final = 6
 
 
 @dataclass(frozen=True)

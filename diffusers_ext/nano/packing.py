@@ -57,18 +57,33 @@ class Packed:
 
     Attributes:
         tokens, positions: int64 [rows, length].
-        mask: bool [rows, 1, length, length], true where a query (dim 2) may look at a key (dim 3).
+        segments: int64 [rows, length], 0 in the prefix, then the number of the branch, -1 where there is only padding.
         pictures: int64 [places], for every picture place in reading order the index of the picture it shows.
         targets: int64 [rows, length], the token to predict at each position or IGNORED.
         weights: float32 [rows, length], the weight of each target.
+        places: int64 [targets], where in the flattened rows there is something to predict, in reading order.
     """
 
     tokens: Tensor
     positions: Tensor
-    mask: Tensor
+    segments: Tensor
     pictures: Tensor
     targets: Tensor
     weights: Tensor
+    places: Tensor
+
+    @property
+    def mask(self) -> Tensor:
+        """Bool [rows, 1, length, length], true where a query (dim 2) may look at a key (dim 3)."""
+        length = self.segments.shape[1]
+        order = torch.arange(length, device=self.segments.device)
+        seen = (self.segments[:, None, :] == 0) | (self.segments[:, None, :] == self.segments[:, :, None])
+        return ((seen & (order[None, :] <= order[:, None])) | (order[None, :] == order[:, None]))[:, None]
+
+    @property
+    def chosen(self) -> tuple[Tensor, Tensor]:
+        """The targets and their weights alone, [targets] each."""
+        return self.targets.flatten()[self.places], self.weights.flatten()[self.places]
 
 
 def pack(rows: Sequence[Row], frame: tuple[int, int, int], tokens_per_picture: int, pad: int) -> Packed:
@@ -99,17 +114,15 @@ def pack(rows: Sequence[Row], frame: tuple[int, int, int], tokens_per_picture: i
     def stack(name: str, fill: float, dtype: torch.dtype) -> Tensor:
         return torch.tensor([getattr(c, name) + [fill] * (length - len(c.tokens)) for c in laid], dtype=dtype)
 
-    segments = stack("segments", -1, torch.long)
-    order = torch.arange(length)
-    seen = (segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None])
-    mask = (seen & (order[None, :] <= order[:, None])) | torch.eye(length, dtype=torch.bool)
+    targets = stack("targets", IGNORED, torch.long)
     return Packed(
         tokens=stack("tokens", pad, torch.long),
         positions=stack("positions", 0, torch.long),
-        mask=mask[:, None],
+        segments=stack("segments", -1, torch.long),
         pictures=torch.tensor(pictures, dtype=torch.long),
-        targets=stack("targets", IGNORED, torch.long),
+        targets=targets,
         weights=stack("weights", 0.0, torch.float32),
+        places=(targets.flatten() != IGNORED).nonzero()[:, 0],
     )
 
 
@@ -182,12 +195,11 @@ def loss(model, batches: Sequence[Packed], features: Tensor) -> tuple[Tensor, Te
     costs: list[Tensor] = []
     right: list[Tensor] = []
     for packed in batches:
-        chosen = packed.targets != IGNORED
-        targets = packed.targets[chosen]
-        hidden = hidden_states(model, packed, features)
-        log_probabilities = F.log_softmax(model.lm_head(hidden[chosen]).float(), dim=-1)
+        targets, weights = packed.chosen
+        hidden = hidden_states(model, packed, features).flatten(0, 1)
+        log_probabilities = F.log_softmax(model.lm_head(hidden[packed.places]).float(), dim=-1)
         picked = log_probabilities.gather(1, targets[:, None])[:, 0]
-        costs.append(-(packed.weights[chosen] * picked).sum())
+        costs.append(-(weights * picked).sum())
         right.append(log_probabilities.detach().argmax(-1) == targets)
-    total = sum(float(packed.weights.sum()) for packed in batches)
+    total = torch.stack([packed.weights.sum() for packed in batches]).sum()
     return torch.stack(costs).sum() / total, torch.cat(right)

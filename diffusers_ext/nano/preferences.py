@@ -35,6 +35,8 @@ from .scenes import (
 )
 
 INSTRUCTIONS: Final = ("alignment", "aesthetics", "structure", "overall")
+GROUP: Final = 6
+"""Pictures for one prompt."""
 MARGIN: Final = 0.2
 """Two pictures whose quality differs by less than this are a tie."""
 

@@ -59,6 +59,8 @@ ARCHITECTURES: Final = {
     for item in (
         Architecture("reward-5m", 192, 4, 4, 256, 4, 4),
         Architecture("reward-1m", 96, 3, 3, 128, 3, 4),
+        Architecture("reward-400k", 64, 3, 2, 80, 3, 2),
+        Architecture("reward-200k", 48, 2, 2, 64, 2, 2),
     )
 }
 PATCH: Final = 8

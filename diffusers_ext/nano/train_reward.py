@@ -9,7 +9,7 @@ Every step draws fresh pictures, so nothing is ever seen twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -20,11 +20,22 @@ from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTra
 
 from ..rewards import prompts
 from ..rewards.instructions import PRESETS
-from ..states import read_state
+from .course import Course, Learner, take
 from .detection import Detector, Targets, targets_of
 from .generated import Pool
 from .packing import Branch, Item, Packed, Picture, Row, loss, pack_by_length
-from .preferences import INSTRUCTIONS, Group, caption, good, marks, preferred, rationale, sample_group, statements
+from .preferences import (
+    GROUP,
+    INSTRUCTIONS,
+    Group,
+    caption,
+    good,
+    marks,
+    preferred,
+    rationale,
+    sample_group,
+    statements,
+)
 from .reward_model import (
     ARCHITECTURES,
     CHAT_TEMPLATE,
@@ -37,13 +48,11 @@ from .reward_model import (
     save_processor,
 )
 from .scenes import PROMPT_KINDS, PromptSpec
-from .training import Schedule, mixed_precision, progress, save_state
 
 
 @dataclass(frozen=True)
-class RewardRecipe:
+class RewardRecipe(Course):
     architecture: str = "reward-5m"
-    steps: int = 6000
     vision_steps: int = 1500
     """Steps at the start on seeing alone."""
     vision_groups: int = 11
@@ -54,9 +63,6 @@ class RewardRecipe:
     """Prompts per step from then on."""
     detection_weight: float = 0.25
     """Weight of seeing beside the other lessons."""
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.02
-    decay: float = 0.4
     caption_weight: float = 0.2
     rationale_weight: float = 0.3
     """Weights of a token of a caption and of a rationale against that of a verdict."""
@@ -71,7 +77,6 @@ class RewardRecipe:
     position are the hardest to learn."""
     start_from: str | None = None
     """A trained reward model's folder to go on from, in place of random weights."""
-    seed: int = 0
 
 
 class Writer:
@@ -174,9 +179,9 @@ def speaking_rows(
     for number, group in enumerate(groups):
         if group.generated:
             continue
-        described = [(6 * number + i, caption(group.pictures[i])) for i in range(captions)]
+        described = [(GROUP * number + i, caption(group.pictures[i])) for i in range(captions)]
         rows.append(writer.caption_row(described, recipe.caption_weight))
-        found = [(6 * number + i, statements(rng, group.pictures[i], recipe.statements)) for i in range(checked)]
+        found = [(GROUP * number + i, statements(rng, group.pictures[i], recipe.statements)) for i in range(checked)]
         rows.append(writer.statement_row(found, recipe.statement_weight))
     return rows
 
@@ -186,22 +191,22 @@ def judgement_rows(writer: Writer, rng: np.random.Generator, groups: list[Group]
     rows: list[Row] = []
     for number, group in enumerate(groups):
         marked = [marks(picture, group.spec) for picture in group.pictures]
-        for reference in (int(index) for index in rng.choice(6, 2, replace=False)):
-            instruction = _draw(rng, group)
-            labels = ((i, preferred(instruction, marked[i], marked[reference])) for i in range(6) if i != reference)
-            verdicts = [(6 * number + i, label) for i, label in labels if label is not None]
+        for reference in (int(index) for index in rng.choice(GROUP, 2, replace=False)):
+            instruction = draw_instruction(rng, group)
+            labels = ((i, preferred(instruction, marked[i], marked[reference])) for i in range(GROUP) if i != reference)
+            verdicts = [(GROUP * number + i, label) for i, label in labels if label is not None]
             if verdicts:
-                rows.append(writer.judgement_row(instruction, group.spec, 6 * number + reference, verdicts))
-        instruction = _draw(rng, group)
-        verdicts = [(6 * number + i, good(instruction, marked[i])) for i in range(6)]
+                rows.append(writer.judgement_row(instruction, group.spec, GROUP * number + reference, verdicts))
+        instruction = draw_instruction(rng, group)
+        verdicts = [(GROUP * number + i, good(instruction, marked[i])) for i in range(GROUP)]
         rows.append(writer.judgement_row(instruction, group.spec, None, verdicts))
         rows += _rationale_rows(writer, rng, number, group, recipe.rationale_weight)
     return rows
 
 
 def _rationale_rows(writer: Writer, rng: np.random.Generator, number: int, group: Group, weight: float) -> list[Row]:
-    candidate, reference = (int(index) for index in rng.choice(6, 2, replace=False))
-    instruction = _draw(rng, group)
+    candidate, reference = (int(index) for index in rng.choice(GROUP, 2, replace=False))
+    instruction = draw_instruction(rng, group)
     first, second = group.pictures[candidate], group.pictures[reference]
     if rng.random() < 0.25:
         verdict: bool | None = good(instruction, marks(first, group.spec))
@@ -210,22 +215,32 @@ def _rationale_rows(writer: Writer, rng: np.random.Generator, number: int, group
     else:
         verdict = preferred(instruction, marks(first, group.spec), marks(second, group.spec))
         text = rationale(instruction, group.spec, first, second)
-        other = 6 * number + reference
+        other = GROUP * number + reference
     if verdict is None:
         return []
-    return [writer.rationale_row(instruction, group.spec, other, [(6 * number + candidate, text, verdict)], weight)]
+    return [writer.rationale_row(instruction, group.spec, other, [(GROUP * number + candidate, text, verdict)], weight)]
 
 
-def _draw(rng: np.random.Generator, group: Group) -> str:
+def draw_instruction(rng: np.random.Generator, group: Group) -> str:
+    """What a question about a group is to judge by."""
     if group.generated:
         return "alignment"
     return INSTRUCTIONS[int(rng.choice(4, p=(0.4, 0.2, 0.15, 0.25)))]
 
 
-def pixel_values(groups: list[Group]) -> Tensor:
+def pixels_of(groups: Sequence[Group]) -> Tensor:
+    """The pictures of all groups, uint8 [pictures, 64, 64, 3]."""
+    return torch.from_numpy(np.stack([picture.pixels for group in groups for picture in group.pictures]))
+
+
+def scaled(pixels: Tensor) -> Tensor:
+    """Pictures as the processor would give them, float32 [pictures, 3, 64, 64] in [-1, 1]."""
+    return pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+
+
+def pixel_values(groups: Sequence[Group]) -> Tensor:
     """The pictures of all groups as the processor would give them, float32 [pictures, 3, 64, 64] in [-1, 1]."""
-    pixels = np.stack([picture.pixels for group in groups for picture in group.pictures])
-    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    return scaled(pixels_of(groups))
 
 
 def lesson_rows(
@@ -237,117 +252,140 @@ def lesson_rows(
     return judgement_rows(writer, rng, groups, recipe) + speaking_rows(writer, rng, groups, 3, 2, recipe)
 
 
-def accuracy(right: Tensor, batches: Sequence[Packed], answers: tuple[int, int], taught: float) -> float:
-    """Share of the targets among `answers`, of weight `taught`, that were the model's first choice."""
-    targets, weights = (
-        torch.cat([getattr(packed, name)[packed.targets >= 0] for packed in batches]) for name in ("targets", "weights")
-    )
-    chosen = torch.isin(targets, torch.tensor(answers)) & ((weights - taught).abs() < 1e-6)
-    return float(right[chosen].float().mean()) if chosen.any() else float("nan")
+@dataclass(frozen=True)
+class Compared:
+    """Pictures that are judged each by itself.
+
+    Attributes:
+        asked: every row is about one group under one instruction, every target one picture of it.
+        pairs: int64 [pairs, 2], which of the targets in reading order is better than which.
+    """
+
+    asked: Packed
+    pairs: Tensor
 
 
-class Learner(torch.nn.Module):
-    """All that learns: the model, and the read-out of its picture tokens."""
+@dataclass(frozen=True)
+class Lesson:
+    """What a step teaches.
+
+    Attributes:
+        pixels: uint8 [pictures, 64, 64, 3].
+        targets: what is to be seen in them.
+        told: what is to be said of them; nothing while only seeing is taught.
+        compared: which are better than which, for those who learn rewards from that instead of from verdicts.
+    """
+
+    pixels: Tensor
+    targets: Targets
+    told: tuple[Packed, ...]
+    compared: Compared | None = None
+
+
+class RewardLessons:
+    """The lessons of a recipe, see :data:`~diffusers_ext.nano.course.Lessons`."""
+
+    def __init__(self, recipe: RewardRecipe, writer: Writer) -> None:
+        self.recipe = recipe
+        self.writer = writer
+        self.pool = Pool.load(Path(recipe.generated)) if recipe.generated else None
+
+    def __call__(self, step: int) -> Lesson:
+        # A generator of its own for each step makes a resumed run see the same data as one that was never stopped.
+        rng = np.random.default_rng((self.recipe.seed, step))
+        groups = self.groups(rng, step)
+        told = (
+            ()
+            if step < self.recipe.vision_steps
+            else self.pack(lesson_rows(self.writer, rng, step, self.recipe, groups))
+        )
+        return Lesson(pixels_of(groups), targets_of(groups), told)
+
+    def groups(self, rng: np.random.Generator, step: int) -> list[Group]:
+        """What a step is about."""
+        seeing = step < self.recipe.vision_steps
+        return [self._group(rng) for _ in range(self.recipe.vision_groups if seeing else self.recipe.groups)]
+
+    def pack(self, rows: Sequence[Row]) -> tuple[Packed, ...]:
+        """Rows as the model takes them."""
+        pad = self.writer.tokenizer.pad_token_id
+        return tuple(pack_by_length(rows, self.writer.frame, TOKENS_PER_IMAGE, pad, self.recipe.parts))
+
+    def _group(self, rng: np.random.Generator) -> Group:
+        kind = PROMPT_KINDS[int(rng.choice(len(PROMPT_KINDS), p=self.recipe.kinds))]
+        if self.pool is not None and rng.random() < self.recipe.generated_share:
+            return self.pool.draw(rng, kind)
+        return sample_group(rng, kind=kind)
+
+
+def accuracy(right: Tensor, batches: Sequence[Packed], answers: tuple[int, int], taught: float) -> Tensor:
+    """Share of the targets among `answers`, of weight `taught`, that were the model's first choice; NaN for none."""
+    targets, weights = (torch.cat(parts) for parts in zip(*(packed.chosen for packed in batches), strict=True))
+    chosen = ((targets == answers[0]) | (targets == answers[1])) & ((weights - taught).abs() < 1e-6)
+    return (right & chosen).sum() / chosen.sum()
+
+
+class SeeingLearner(Learner):
+    """A model, and the read-out of its picture tokens."""
 
     def __init__(self, model: InternVLForConditionalGeneration) -> None:
         super().__init__()
         self.model = model
         self.detector = Detector(model.config.text_config.hidden_size)
 
-    def look(self, pictures: Tensor, targets: Targets) -> tuple[Tensor, Tensor, dict[str, float]]:
+    def look(self, pictures: Tensor, targets: Targets) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """The picture tokens [pictures, 16, width], the loss of reading them, and how well it went."""
         features = self.model.get_image_features(pictures, return_dict=True).pooler_output
         return features, *self.detector(features, targets)
 
+    def save(self, out: Path) -> None:
+        """Write the model; the read-out has done its work."""
+        self.model.save_pretrained(out)
 
-def optimizer_of(learner: Learner, learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """Weight decay is for matrices; it would only hinder biases and norms."""
-    groups = [
-        {"params": [p for p in learner.parameters() if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in learner.parameters() if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(0.9, 0.98))
+
+class RewardLearner(SeeingLearner):
+    """Learns to see, to speak and to judge."""
+
+    def __init__(self, model: InternVLForConditionalGeneration, writer: Writer, recipe: RewardRecipe) -> None:
+        super().__init__(model)
+        self.writer = writer
+        self.recipe = recipe
+
+    def forward(self, lesson: Lesson) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cost of a lesson, and how well it went."""
+        features, cost, figures = self.look(scaled(lesson.pixels), lesson.targets)
+        if not lesson.told:
+            return cost, figures
+        studied, spoken = self.study(lesson, features)
+        return studied + self.recipe.detection_weight * cost, figures | spoken
+
+    def study(self, lesson: Lesson, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cost of speaking of pictures and judging them."""
+        told, right = loss(self.model, lesson.told, features)
+        return told, {
+            "verdicts": accuracy(right, lesson.told, (self.writer.yes, self.writer.no), 1.0),
+            "after_rationales": accuracy(right, lesson.told, self.writer.spaced, 1.0),
+            "statements": accuracy(right, lesson.told, self.writer.spaced, self.recipe.statement_weight),
+        }
+
+
+def start_of(recipe: RewardRecipe, out: Path) -> tuple[InternVLForConditionalGeneration, PreTrainedTokenizerFast]:
+    """The model that a recipe starts from, and its tokenizer."""
+    torch.manual_seed(recipe.seed)
+    known = recipe.start_from or (str(out) if (out / "tokenizer.json").exists() else None)
+    tokenizer = AutoTokenizer.from_pretrained(known) if known else build_tokenizer()
+    if recipe.start_from:
+        return InternVLForConditionalGeneration.from_pretrained(recipe.start_from, dtype=torch.float32), tokenizer
+    return build_model(ARCHITECTURES[recipe.architecture], tokenizer), tokenizer
 
 
 def train_reward(out: Path, recipe: RewardRecipe = RewardRecipe()) -> InternVLForConditionalGeneration:
     """Train (or go on training: the state is kept in `out/training.pt`) and save to `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(recipe.seed)
-    known = recipe.start_from or (str(out) if (out / "tokenizer.json").exists() else None)
-    tokenizer = AutoTokenizer.from_pretrained(known) if known else build_tokenizer()
+    model, tokenizer = start_of(recipe, out)
     writer = Writer(tokenizer)
-    if recipe.start_from:
-        model = InternVLForConditionalGeneration.from_pretrained(recipe.start_from, dtype=torch.float32)
-    else:
-        model = build_model(ARCHITECTURES[recipe.architecture], tokenizer)
-    learner = Learner(model)
-    optimizer = optimizer_of(learner, recipe.learning_rate, recipe.weight_decay)
-    state = read_state(out / "training.pt")
-    if state is not None:
-        learner.load_state_dict(state["learner"])
-        optimizer.load_state_dict(state["optimizer"])
-    start = state["step"] if state is not None else 0
-    pool = Pool.load(Path(recipe.generated)) if recipe.generated else None
-    lessons = (0, recipe.vision_steps, recipe.vision_steps + recipe.caption_steps)
-    schedule = Schedule(recipe.steps, decay=recipe.decay, starts=lessons)
     save_processor(out, tokenizer)
-    for step in progress(range(start, recipe.steps), recipe.architecture):
-        schedule.apply(optimizer, step)
-        figures = _step(learner, writer, optimizer, step, recipe, pool)
-        progress.log(step, **figures)
-        if step % 100 == 99 or step == recipe.steps - 1:
-            learner.model.save_pretrained(out)
-            parts = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
-            save_state(out / "training.pt", {**parts, "step": step + 1, "recipe": asdict(recipe)})
+    starts = (0, recipe.vision_steps, recipe.vision_steps + recipe.caption_steps)
+    learner = RewardLearner(model, writer, recipe)
+    take(recipe, learner, RewardLessons(recipe, writer), out, recipe.architecture, starts)
     return learner.model
-
-
-def _step(
-    learner: Learner,
-    writer: Writer,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    recipe: RewardRecipe,
-    pool: Pool | None,
-) -> dict[str, float]:
-    # A generator of its own for each step makes a resumed run see the same data as one that was never stopped.
-    rng = np.random.default_rng((recipe.seed, step))
-    seeing = step < recipe.vision_steps
-    drawn = [_draw_group(rng, recipe, pool) for _ in range(recipe.vision_groups if seeing else recipe.groups)]
-    with mixed_precision():
-        features, cost, figures = learner.look(pixel_values(drawn), targets_of(drawn))
-        if not seeing:
-            told, spoken = _speak(learner.model, writer, rng, step, recipe, drawn, features)
-            cost = told + recipe.detection_weight * cost
-            figures |= spoken
-    optimizer.zero_grad()
-    cost.backward()
-    norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-    optimizer.step()
-    return {"loss": cost.item(), **figures, "grad": norm.item()}
-
-
-def _speak(
-    model: InternVLForConditionalGeneration,
-    writer: Writer,
-    rng: np.random.Generator,
-    step: int,
-    recipe: RewardRecipe,
-    drawn: list[Group],
-    features: Tensor,
-) -> tuple[Tensor, dict[str, float]]:
-    rows = lesson_rows(writer, rng, step, recipe, drawn)
-    batches = pack_by_length(rows, writer.frame, TOKENS_PER_IMAGE, writer.tokenizer.pad_token_id, batches=3)
-    value, right = loss(model, batches, features)
-    return value, {
-        "verdicts": accuracy(right, batches, (writer.yes, writer.no), 1.0),
-        "after_rationales": accuracy(right, batches, writer.spaced, 1.0),
-        "statements": accuracy(right, batches, writer.spaced, recipe.statement_weight),
-    }
-
-
-def _draw_group(rng: np.random.Generator, recipe: RewardRecipe, pool: Pool | None) -> Group:
-    kind = PROMPT_KINDS[int(rng.choice(len(PROMPT_KINDS), p=recipe.kinds))]
-    if pool is not None and rng.random() < recipe.generated_share:
-        return pool.draw(rng, kind)
-    return sample_group(rng, kind=kind)

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
 
 from ..rewards.errors import RewardDanceError
 from ..states import write_state
@@ -30,16 +31,20 @@ class Schedule:
     floor: float = 0.02
     starts: tuple[int, ...] = (0,)
     """Steps at which something new begins to learn, so that the warm-up is repeated."""
+    minutes: float | None = None
+    """When the run ends if its steps are not done by then."""
 
-    def factor(self, step: int) -> float:
-        left = (self.steps - step) / max(1.0, self.decay * self.steps)
+    def factor(self, step: int, minutes: float = 0.0) -> float:
+        """The share of the peak at a step that begins so many minutes into the run."""
+        done = max(step / self.steps, minutes / self.minutes if self.minutes else 0.0)
+        left = (1 - done) / max(1 / self.steps, self.decay)
         begun = step - max(start for start in self.starts if start <= step)
         return min(1.0, (begun + 1) / max(1, self.warmup), self.floor + (1 - self.floor) * max(0.0, left))
 
-    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+    def apply(self, optimizer: torch.optim.Optimizer, step: int, minutes: float = 0.0) -> None:
         """Set every group's learning rate; a group's peak is what its `lr` was when first seen."""
         for group in optimizer.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.factor(step)
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.factor(step, minutes)
 
 
 class _Reporter:
@@ -63,20 +68,23 @@ class _Reporter:
                 yield step
                 bar.advance(task)
 
-    def log(self, step: int, **figures: float) -> None:
-        text = " ".join(f"{name}={value:.4g}" for name, value in figures.items())
-        if self._bar is not None and not self._bar.disable:
+    def log(self, step: int, **figures: float | Tensor) -> None:
+        live = self._bar is not None and not self._bar.disable
+        if not live and step % 50 != 0:
+            return  # to read a figure is to wait for the device that computes it
+        text = " ".join(f"{name}={float(value):.4g}" for name, value in figures.items())
+        if self._bar is not None and live:
             self._bar.update(self._bar.task_ids[0], figures=text)
-        elif step % 50 == 0:
+        else:
             print(f"step {step} {time.monotonic() - self._started:.0f}s {text}", file=sys.stderr, flush=True)
 
 
 progress = _Reporter()
 
 
-def mixed_precision() -> torch.autocast:
+def mixed_precision(device: torch.device = torch.device("cpu")) -> torch.autocast:
     """Matrix products and convolutions in bfloat16, the rest and all weights in float32: nearly twice as fast."""
-    return torch.autocast("cpu", torch.bfloat16)
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

@@ -107,7 +107,9 @@ def test_the_readout_costs_what_it_should():
         + 4 * F.mse_loss(raw[..., 16:].mean(1), found.flaws)
     )
     torch.testing.assert_close(loss, expected)
-    assert figures["colours"] == pytest.approx(float((raw[..., 1:9][here].argmax(-1) == found.colours).float().mean()))
+    assert float(figures["colours"]) == pytest.approx(
+        float((raw[..., 1:9][here].argmax(-1) == found.colours).float().mean())
+    )
 
 
 def test_pictures_of_unknown_flaws_cost_nothing_for_them():
@@ -142,4 +144,4 @@ def test_an_exact_readout_costs_almost_nothing():
     loss, figures = detector(features, found)
     assert float(loss) < 1e-6
     assert (figures["found"], figures["colours"], figures["shapes"]) == (1.0, 1.0, 1.0)
-    assert figures["flaws"] == pytest.approx(0.0, abs=1e-6)
+    assert float(figures["flaws"]) == pytest.approx(0.0, abs=1e-6)

@@ -92,7 +92,7 @@ class Follower(nn.Module):
 
     def forward(
         self, seen: Sequence[tuple[Packed, Tensor]], image_token: int, trails: Trails
-    ) -> tuple[Tensor, dict[str, float]]:
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """How far objects and flaws are from being read rightly.
 
         Args:
@@ -112,8 +112,8 @@ class Follower(nn.Module):
         flaws = self.flaws(tokens[ends.any(1)].mean(1)).float()
         severities = trails.flaws[ends.int().argmax(1)[ends.any(1)]]
         loss = F.smooth_l1_loss(moved, truth) + 4 * F.mse_loss(flaws, severities)
-        off = float((moved.detach() - truth)[:, 2:].norm(dim=1).mean() * UNIT) if len(truth) else float("nan")
-        return loss, {"off": off, "moving": float((flaws.detach() - severities).abs().mean())}
+        off = (moved.detach() - truth)[:, 2:].norm(dim=1).mean() * UNIT
+        return loss, {"off": off, "moving": (flaws.detach() - severities).abs().mean()}
 
 
 @contextmanager

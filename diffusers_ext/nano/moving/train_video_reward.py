@@ -9,25 +9,25 @@ Every step draws fresh videos, so nothing is ever seen twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import torch
+from torch import Tensor
 from transformers import AutoTokenizer, InternVLForConditionalGeneration
 
 from ...rewards.videos import spread
-from ...states import read_state
 from .. import DEFAULT_REWARD_MODEL
 from .. import preferences as still
-from ..detection import targets_of
+from ..course import Course, take
+from ..detection import Targets, targets_of
 from ..packing import Packed, Row, loss, pack_by_length
 from ..preferences import Group
 from ..reward_model import TOKENS_PER_IMAGE, save_processor
-from ..train_reward import Learner, RewardRecipe, accuracy, judgement_rows, optimizer_of, pixel_values, speaking_rows
-from ..training import Schedule, mixed_precision, progress, save_state
-from .following import Follower, trails_of, watching
+from ..train_reward import RewardRecipe, SeeingLearner, accuracy, judgement_rows, pixels_of, scaled, speaking_rows
+from .following import Follower, Trails, trails_of, watching
 from .preferences import (
     GROUP,
     VIDEO_INSTRUCTIONS,
@@ -54,7 +54,7 @@ PICTURES: Final = RewardRecipe()
 
 
 @dataclass(frozen=True)
-class VideoRecipe:
+class VideoRecipe(Course):
     start_from: str = str(DEFAULT_REWARD_MODEL)
     """The trained reward model's folder to go on from."""
     steps: int = 4000
@@ -75,15 +75,12 @@ class VideoRecipe:
     following_depth: int = 2
     """After how many layers of the language model that is read off."""
     learning_rate: float = 5e-4
-    weight_decay: float = 0.02
-    decay: float = 0.4
     caption_weight: float = 0.2
     rationale_weight: float = 0.3
     """Weights of a token of a caption and of a rationale against that of a verdict."""
     statements: int = 12
     statement_weight: float = 0.5
     """Statements per video, and the weight of the yes or no after each."""
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -179,12 +176,87 @@ def _ask(rng: np.random.Generator, item: Shown, reference: int | None) -> Asked:
     )
 
 
-class VideoLearner(Learner):
+@dataclass(frozen=True)
+class VideoLesson:
+    """What a step teaches.
+
+    Attributes:
+        pixels: uint8 [pictures, 64, 64, 3], pictures and frames of videos.
+        targets: what is to be seen in them.
+        trails: where what is seen in frames came from.
+        told: what is to be said of videos.
+        still: what is to be said of pictures.
+    """
+
+    pixels: Tensor
+    targets: Targets
+    trails: Trails
+    told: tuple[Packed, ...]
+    still: tuple[Packed, ...]
+
+
+class VideoLessons:
+    """The lessons of a recipe, see :data:`~diffusers_ext.nano.course.Lessons`."""
+
+    def __init__(self, recipe: VideoRecipe, writer: VideoWriter) -> None:
+        self.recipe = recipe
+        self.writer = writer
+
+    def __call__(self, step: int) -> VideoLesson:
+        # A generator of its own for each step makes a resumed run see the same data as one that was never stopped.
+        rng = np.random.default_rng((self.recipe.seed, step))
+        pictures = [still.sample_group(rng) for _ in range(self.recipe.picture_groups)]
+        drawn = [sample_group(rng) for _ in range(self.recipe.groups)]
+        frames, shown = lay_out(drawn, self.recipe.shown, sum(len(group.pictures) for group in pictures))
+        groups = [*pictures, *frames]
+        about_videos = speaking_video_rows(self.writer, rng, shown, 2, 4, self.recipe)
+        about_pictures = speaking_rows(self.writer.words, rng, pictures, 2, 2, PICTURES)
+        if step >= self.recipe.speaking_steps:
+            about_videos = judgement_video_rows(self.writer, rng, shown, self.recipe) + speaking_video_rows(
+                self.writer, rng, shown, 1, 2, self.recipe
+            )
+            about_pictures += judgement_rows(self.writer.words, rng, pictures, PICTURES)
+        videos = [video for item in shown for video in zip(item.videos, item.group.videos, strict=True)]
+        trails = trails_of(videos, sum(len(group.pictures) for group in groups))
+        told, still_told = self._pack(about_videos), self._pack(about_pictures)
+        return VideoLesson(pixels_of(groups), targets_of(groups), trails, told, still_told)
+
+    def _pack(self, rows: list[Row]) -> tuple[Packed, ...]:
+        words = self.writer.words
+        return tuple(
+            pack_by_length(rows, words.frame, TOKENS_PER_IMAGE, words.tokenizer.pad_token_id, self.recipe.parts)
+        )
+
+
+class VideoLearner(SeeingLearner):
     """All that learns: the model, and the read-outs of its pictures and of what lies between them."""
 
-    def __init__(self, model: InternVLForConditionalGeneration) -> None:
+    def __init__(self, model: InternVLForConditionalGeneration, writer: VideoWriter, recipe: VideoRecipe) -> None:
         super().__init__(model)
         self.follower = Follower(model.config.text_config.hidden_size)
+        self.words = writer.words
+        self.recipe = recipe
+
+    def forward(self, lesson: VideoLesson) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cost of a lesson, and how well it went."""
+        features, cost, seen = self.look(scaled(lesson.pixels), lesson.targets)
+        with watching(self.model, self.recipe.following_depth) as states:
+            told, right = loss(self.model, lesson.told, features)
+        followed, motion = self.follower(
+            list(zip(lesson.told, states, strict=True)), self.words.frame[1], lesson.trails
+        )
+        cost = self.recipe.detection_weight * cost + told + self.recipe.following_weight * followed
+        if lesson.still:
+            still_told, _ = loss(self.model, lesson.still, features)
+            cost = cost + self.recipe.picture_weight * still_told
+        return cost, {
+            "videos": told.detach(),
+            "places": seen["found"],
+            **motion,
+            "verdicts": accuracy(right, lesson.told, (self.words.yes, self.words.no), 1.0),
+            "after_rationales": accuracy(right, lesson.told, self.words.spaced, 1.0),
+            "statements": accuracy(right, lesson.told, self.words.spaced, self.recipe.statement_weight),
+        }
 
 
 def train_video_reward(out: Path, recipe: VideoRecipe = VideoRecipe()) -> InternVLForConditionalGeneration:
@@ -194,72 +266,8 @@ def train_video_reward(out: Path, recipe: VideoRecipe = VideoRecipe()) -> Intern
     tokenizer = AutoTokenizer.from_pretrained(recipe.start_from)
     model = InternVLForConditionalGeneration.from_pretrained(recipe.start_from, dtype=torch.float32)
     teach_words(model, tokenizer)
-    writer = VideoWriter(tokenizer, recipe.shown)
-    learner = VideoLearner(model)
-    optimizer = optimizer_of(learner, recipe.learning_rate, recipe.weight_decay)
-    state = read_state(out / "training.pt")
-    if state is not None:
-        learner.load_state_dict(state["learner"])
-        optimizer.load_state_dict(state["optimizer"])
-    start = state["step"] if state is not None else 0
-    schedule = Schedule(recipe.steps, decay=recipe.decay, starts=(0, recipe.speaking_steps))
     save_processor(out, tokenizer)
-    for step in progress(range(start, recipe.steps), "video judge"):
-        schedule.apply(optimizer, step)
-        progress.log(step, **_step(learner, writer, optimizer, step, recipe))
-        if step % 100 == 99 or step == recipe.steps - 1:
-            learner.model.save_pretrained(out)
-            parts = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
-            save_state(out / "training.pt", {**parts, "step": step + 1, "recipe": asdict(recipe)})
+    writer = VideoWriter(tokenizer, recipe.shown)
+    learner = VideoLearner(model, writer, recipe)
+    take(recipe, learner, VideoLessons(recipe, writer), out, "video judge", (0, recipe.speaking_steps))
     return learner.model
-
-
-def _step(
-    learner: VideoLearner, writer: VideoWriter, optimizer: torch.optim.Optimizer, step: int, recipe: VideoRecipe
-) -> dict[str, float]:
-    # A generator of its own for each step makes a resumed run see the same data as one that was never stopped.
-    rng = np.random.default_rng((recipe.seed, step))
-    pictures = [still.sample_group(rng) for _ in range(recipe.picture_groups)]
-    drawn = [sample_group(rng) for _ in range(recipe.groups)]
-    frames, shown = lay_out(drawn, recipe.shown, sum(len(group.pictures) for group in pictures))
-    groups = [*pictures, *frames]
-    about_videos = speaking_video_rows(writer, rng, shown, 2, 4, recipe)
-    about_pictures = speaking_rows(writer.words, rng, pictures, 2, 2, PICTURES)
-    if step >= recipe.speaking_steps:
-        about_videos = judgement_video_rows(writer, rng, shown, recipe) + speaking_video_rows(
-            writer, rng, shown, 1, 2, recipe
-        )
-        about_pictures += judgement_rows(writer.words, rng, pictures, PICTURES)
-    with mixed_precision():
-        features, cost, figures = learner.look(pixel_values(groups), targets_of(groups))
-        cost = recipe.detection_weight * cost
-        packed = _pack(writer, about_videos)
-        with watching(learner.model, recipe.following_depth) as states:
-            told, right = loss(learner.model, packed, features)
-        videos = [video for item in shown for video in zip(item.videos, item.group.videos, strict=True)]
-        followed, motion = learner.follower(
-            list(zip(packed, states, strict=True)), writer.words.frame[1], trails_of(videos, len(features))
-        )
-        cost = cost + told + recipe.following_weight * followed
-        if about_pictures:
-            still_told, _ = loss(learner.model, _pack(writer, about_pictures), features)
-            cost = cost + recipe.picture_weight * still_told
-    optimizer.zero_grad()
-    cost.backward()
-    norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-    optimizer.step()
-    verdicts, spaced = (writer.words.yes, writer.words.no), writer.words.spaced
-    return {
-        "loss": cost.item(),
-        "videos": told.item(),
-        "places": figures["found"],
-        **motion,
-        "verdicts": accuracy(right, packed, verdicts, 1.0),
-        "after_rationales": accuracy(right, packed, spaced, 1.0),
-        "statements": accuracy(right, packed, spaced, recipe.statement_weight),
-        "grad": norm.item(),
-    }
-
-
-def _pack(writer: VideoWriter, rows: list[Row]) -> list[Packed]:
-    return pack_by_length(rows, writer.words.frame, TOKENS_PER_IMAGE, writer.words.tokenizer.pad_token_id, batches=3)

@@ -1,0 +1,292 @@
+"""What the paper claims of reward models, measured where the truth is known: in the nano world.
+
+    python -m benchmarks.reward_scaling runs/scaling                            # four sizes, both kinds, three seeds
+    python -m benchmarks.reward_scaling runs/scaling --sizes reward-1m --seeds 0 --steps 600 --groups 4 --size 60
+
+(a) Larger judges judge better; (b) generative judges judge better than Bradley-Terry ones of the same size that were
+taught with the same pictures; (c) so do judges that are told the instruction, shown a reference, and made to think;
+(d) better judges pick better pictures out of 16.
+
+Every judge is trained from random weights on as many lessons: seeing, then speaking, then judging. One that was stopped
+goes on, one that is done is not done again. Its folder holds the judge and `figures.json`. The tables go to stdout and
+to `OUT/scaling.md`, the plot to `OUT/scaling.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from diffusers_ext.nano import DEFAULT_PIPELINE, GENERATOR_OPTIONS
+from diffusers_ext.nano.evaluation import SEED, accuracy, choice_correctness, judge_pairs, sample_sheet
+from diffusers_ext.nano.oracle import judge
+from diffusers_ext.nano.preferences import Pair, sample_minimal_pairs, sample_pairs
+from diffusers_ext.nano.regression import train_rival
+from diffusers_ext.nano.reward_model import ARCHITECTURES
+from diffusers_ext.nano.scenes import PROMPT_KINDS, parse_prompt, sample_prompt
+from diffusers_ext.nano.train_reward import RewardRecipe, train_reward
+from diffusers_ext.rewards.model import SCALAR_HEAD, RewardModel
+
+SIZES = ("reward-200k", "reward-400k", "reward-1m", "reward-5m")
+KINDS = {"generative": train_reward, "bradley-terry": train_rival}
+N = 16
+Figures = Mapping[str, float]
+CONTEXTS = ("bare", "+ instruction", "+ reference", "+ chain of thought")
+BARE = "overall"
+"""A judge that is not told by what to judge goes by everything."""
+
+
+@dataclass(frozen=True)
+class Run:
+    size: str
+    kind: str
+    seed: int
+    figures: Figures
+
+    @property
+    def parameters(self) -> float:
+        """Millions, as the name says."""
+        number, unit = self.size.split("-")[1][:-1], self.size[-1]
+        return float(number) / (1000 if unit == "k" else 1)
+
+
+@dataclass(frozen=True)
+class Cases:
+    """What judges are measured on: pairs that training never saw, and generated pictures with the oracle's word."""
+
+    pairs: Mapping[str, list[Pair]]
+    prompts: Sequence[str]
+    pictures: np.ndarray
+    right: np.ndarray
+
+
+def draw_cases(out: Path, size: int, per_kind: int, device: str) -> Cases:
+    """Seeded pairs, and 16 pictures for each of some prompts of every kind, which are kept in `out`."""
+    streams = {
+        "pairs": sample_pairs(np.random.default_rng(SEED)),
+        "held-out": sample_pairs(np.random.default_rng(SEED + 1), held_out=True),
+        "one attribute": sample_minimal_pairs(np.random.default_rng(SEED + 2)),
+    }
+    pairs = {name: list(itertools.islice(stream, size)) for name, stream in streams.items()}
+    path = out / f"pictures-{per_kind}.npz"
+    if not path.exists():
+        from diffusers import StableDiffusion3Pipeline
+
+        rng = np.random.default_rng(SEED + 7)
+        specs = [sample_prompt(rng, kind) for kind in PROMPT_KINDS for _ in range(per_kind)]
+        pipeline = StableDiffusion3Pipeline.from_pretrained(DEFAULT_PIPELINE).to(device)
+        sheets = sample_sheet(pipeline, N, specs, SEED, progress=True, **GENERATOR_OPTIONS)
+        pixels = np.stack([np.stack([np.asarray(image) for image in images]) for images in sheets])
+        with path.open("wb") as file:
+            np.savez_compressed(file, prompts=np.array([spec.text for spec in specs]), pixels=pixels)
+    with np.load(path, allow_pickle=False) as arrays:
+        prompts, pixels = [str(text) for text in arrays["prompts"]], arrays["pixels"]
+    right = [
+        [judge(image, spec).correct for image in images]
+        for spec, images in zip(map(parse_prompt, prompts), pixels, strict=True)
+    ]
+    return Cases(pairs, prompts, pixels, np.array(right))
+
+
+def measure(folder: Path, cases: Cases, device: str) -> dict[str, float]:
+    """All figures of a judge; those of contexts only where it can be given them."""
+    reward_model = RewardModel.from_pretrained(folder, device=device)
+    found = {name: accuracy(judge_pairs(reward_model, pairs), pairs) for name, pairs in cases.pairs.items()}
+    rewards = np.array(
+        [
+            [
+                j.log_odds
+                for j in reward_model.score(list(map(Image.fromarray, images)), prompt, instruction="alignment")
+            ]
+            for prompt, images in zip(cases.prompts, cases.pictures, strict=True)
+        ]
+    )
+    chosen, best = choice_correctness(cases.right, rewards, N)
+    random = float(cases.right.mean())
+    found |= {"best of 16": chosen, "random": random, "oracle": best, "lift": (chosen - random) / (best - random)}
+    pairs = cases.pairs["pairs"]
+    found |= {"bare": alone(reward_model, pairs, BARE), "+ instruction": alone(reward_model, pairs, None)}
+    if not (folder / SCALAR_HEAD).exists():
+        found["+ reference"] = found["pairs"]
+        thoughtful = pairs[: max(20, len(pairs) // 4)]
+        explained = judge_pairs(reward_model, thoughtful, debias=False, explain=True)
+        found["+ chain of thought"] = accuracy(explained, thoughtful)
+        found["the same pairs, without"] = accuracy(judge_pairs(reward_model, thoughtful, debias=False), thoughtful)
+    return found
+
+
+def alone(reward_model: RewardModel, pairs: Sequence[Pair], instruction: str | None) -> float:
+    """Accuracy of scoring both pictures with no reference, under the pair's instruction or always the same one."""
+    right: list[bool] = []
+    for name in dict.fromkeys(pair.instruction for pair in pairs):
+        chosen = [pair for pair in pairs if pair.instruction == name]
+        texts = [pair.spec.text for pair in chosen]
+        sides = [
+            reward_model.score([Image.fromarray(picture.pixels) for picture in pictures], texts, instruction or name)
+            for pictures in ([pair.candidate for pair in chosen], [pair.reference for pair in chosen])
+        ]
+        for pair, candidate, reference in zip(chosen, *sides, strict=True):
+            right.append((candidate.log_odds > reference.log_odds) == pair.better)
+    return float(np.mean(right))
+
+
+def run(out: Path, kind: str, recipe: RewardRecipe, cases: Cases) -> Run:
+    """Train a judge and measure it, as far as that has not been done."""
+    folder = out / f"{recipe.architecture}-{kind}-{recipe.seed}"
+    path = folder / "figures.json"
+    if not path.exists():
+        KINDS[kind](folder, recipe)
+        found = measure(folder, cases, recipe.device)
+        path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    return Run(recipe.architecture, kind, recipe.seed, json.loads(path.read_text(encoding="utf-8")))
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and half the width of its 95% interval over seeds (Student's t)."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return f"{mean:.3f}"
+    student = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(values), 2.0)
+    return f"{mean:.3f} ± {student * statistics.stdev(values) / math.sqrt(len(values)):.3f}"
+
+
+def table(runs: Sequence[Run]) -> str:
+    """Three tables in Markdown: sizes and kinds, contexts, best of 16."""
+
+    def row(size: str, kind: str, names: Sequence[str]) -> str:
+        those = [item.figures for item in runs if (item.size, item.kind) == (size, kind)]
+        cells = [
+            interval([figures[name] for figures in those if name in figures]) if name in those[0] else "-"
+            for name in names
+        ]
+        return f"| {size} | {kind} | {len(those)} | {' | '.join(cells)} |"
+
+    def head(names: Sequence[str]) -> str:
+        return f"| judge | kind | seeds | {' | '.join(names)} |\n|---|---|---|{'---|' * len(names)}"
+
+    known = [(size, kind) for size in SIZES for kind in KINDS if any((r.size, r.kind) == (size, kind) for r in runs)]
+    accuracies, choices = ("pairs", "held-out", "one attribute"), ("random", "best of 16", "oracle", "lift")
+    thinking = (*CONTEXTS, "the same pairs, without")
+    return "\n\n".join(
+        "\n".join([head(names), *(row(size, kind, names) for size, kind in known)])
+        for names in (accuracies, thinking, choices)
+    )
+
+
+def plot(runs: Sequence[Run], path: Path) -> None:
+    """Accuracy and lift over size by kind, and accuracy over context by size; a point for every seed."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 3.6), layout="constrained")
+    sized, lifted, contextual = figure.subplots(1, 3)
+    colours = {"generative": "tab:blue", "bradley-terry": "tab:orange"}
+    for axes, name, label in (
+        (sized, "pairs", "accuracy on unseen pairs"),
+        (lifted, "best of 16", "correct by the oracle, best of 16"),
+    ):
+        for kind in KINDS:
+            those = sorted((item for item in runs if item.kind == kind), key=lambda item: item.parameters)
+            groups = [list(group) for _, group in itertools.groupby(those, key=lambda item: item.parameters)]
+            axes.plot(
+                [group[0].parameters for group in groups],
+                [statistics.mean(item.figures[name] for item in group) for group in groups],
+                color=colours[kind],
+                label=kind,
+            )
+            xs, ys = [item.parameters for item in those], [item.figures[name] for item in those]
+            axes.scatter(xs, ys, color=colours[kind], s=14)
+        axes.set_xscale("log")
+        axes.set_xlabel("parameters, millions")
+        axes.set_ylabel(label)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    for size in SIZES:
+        those = [item.figures for item in runs if item.size == size and item.kind == "generative"]
+        if those:
+            means = [statistics.mean(figures[name] for figures in those) for name in CONTEXTS]
+            contextual.plot(CONTEXTS, means, marker="o", markersize=4, label=size)
+    contextual.set_ylabel("accuracy on unseen pairs")
+    contextual.tick_params(axis="x", labelsize=8)
+    contextual.grid(alpha=0.3)
+    contextual.legend()
+    figure.savefig(path, dpi=120)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--sizes", nargs="+", choices=list(ARCHITECTURES), default=SIZES)
+    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=2400, help="of which a sixth on seeing, a fifth on speaking")
+    parser.add_argument("--groups", type=int, default=32, help="prompts per step")
+    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--pool", type=Path, help="generated pictures to train on as well (see `nano draw-pool`)")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--size", type=int, default=500, help="pairs of each sort to measure on")
+    parser.add_argument("--prompts", type=int, default=20, help="of every kind to choose the best of 16 for")
+    parser.add_argument("--report", action="store_true", help="only print what is there")
+    given = parser.parse_args(arguments)
+    given.out.mkdir(parents=True, exist_ok=True)
+    runs = found(given.out) if given.report else train_all(given)
+    text = table(runs)
+    (given.out / "scaling.md").write_text(text + "\n", encoding="utf-8")
+    plot(runs, given.out / "scaling.png")
+    print(text)
+
+
+def train_all(given: Any) -> list[Run]:
+    cases = draw_cases(given.out, given.size, given.prompts, given.device)
+    return [
+        run(
+            given.out,
+            kind,
+            RewardRecipe(
+                architecture=size,
+                steps=given.steps,
+                vision_steps=given.steps // 6,
+                caption_steps=given.steps // 5,
+                vision_groups=given.groups,
+                groups=given.groups,
+                learning_rate=given.learning_rate,
+                generated=str(given.pool) if given.pool else None,
+                device=given.device,
+                workers=given.workers,
+                parts=2,
+                seed=seed,
+            ),
+            cases,
+        )
+        for seed in given.seeds
+        for size in given.sizes
+        for kind in given.kinds
+    ]
+
+
+def found(out: Path) -> list[Run]:
+    """The runs that a folder holds."""
+    runs = []
+    for path in sorted(out.glob("*/figures.json")):
+        size, kind, seed = next(
+            (path.parent.name[: -len(f"-{kind}-{seed}")], kind, seed)
+            for kind in KINDS
+            for seed in [path.parent.name.rsplit("-", 1)[1]]
+            if path.parent.name.endswith(f"-{kind}-{seed}")
+        )
+        runs.append(Run(size, kind, int(seed), json.loads(path.read_text(encoding="utf-8"))))
+    return runs
+
+
+if __name__ == "__main__":
+    main()
