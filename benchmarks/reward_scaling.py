@@ -231,7 +231,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=2400, help="of which a sixth on seeing, a fifth on speaking")
     parser.add_argument("--groups", type=int, default=32, help="prompts per step")
     parser.add_argument("--learning-rate", type=float, default=2e-3)
-    parser.add_argument("--pool", type=Path, help="generated pictures to train on as well (see `nano draw-pool`)")
+    parser.add_argument(
+        "--pool", nargs="*", default=[], help="generated pictures to train on as well (see `nano draw-pool`)"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--size", type=int, default=500, help="pairs of each sort to measure on")
@@ -260,7 +262,7 @@ def train_all(given: Any) -> list[Run]:
                 vision_groups=given.groups,
                 groups=given.groups,
                 learning_rate=given.learning_rate,
-                generated=str(given.pool) if given.pool else None,
+                generated=tuple(given.pool),
                 device=given.device,
                 workers=given.workers,
                 parts=2,

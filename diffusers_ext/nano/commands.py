@@ -55,6 +55,7 @@ def draw_pool(
     out: Annotated[Path, typer.Argument(help="The .npz file to write.")],
     pipeline: Annotated[Path, typer.Option(help="A trained generator.")],
     groups: Annotated[int, typer.Option(help="Prompts, six pictures each.")] = 1000,
+    batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
     device: Annotated[str, typer.Option(help="Where to paint: cpu, cuda, ...")] = "cpu",
     seed: Seed = 0,
 ) -> None:
@@ -65,7 +66,7 @@ def draw_pool(
     from .generated import draw_pool as draw
 
     painter = StableDiffusion3Pipeline.from_pretrained(pipeline).to(device)
-    draw(painter, groups, seed, progress=True, **GENERATOR_OPTIONS).save(out)
+    draw(painter, groups, seed, progress=True, batch=batch, **GENERATOR_OPTIONS).save(out)
 
 
 @app.command()
@@ -75,7 +76,9 @@ def train_reward(
     steps: int = 6000,
     vision_steps: Annotated[int, typer.Option(help="Steps at the start on seeing alone.")] = 1500,
     caption_steps: Annotated[int, typer.Option(help="Steps after that on captions and statements alone.")] = 1400,
-    pool: Annotated[Path | None, typer.Option(help="Generated pictures (see draw-pool) to train on as well.")] = None,
+    pool: Annotated[
+        list[Path] | None, typer.Option(help="Generated pictures (see draw-pool) to train on as well; can be repeated.")
+    ] = None,
     start_from: StartFrom = None,
     groups: Groups = 4,
     learning_rate: LearningRate = 1e-3,
@@ -98,7 +101,7 @@ def train_reward(
         steps=steps,
         vision_steps=vision_steps,
         caption_steps=caption_steps,
-        generated=str(pool) if pool else None,
+        generated=tuple(map(str, pool or ())),
         start_from=start_from,
         groups=groups,
         learning_rate=learning_rate,

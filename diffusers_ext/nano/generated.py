@@ -2,41 +2,60 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import json
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .evaluation import sample_sheet
-from .oracle import judge
+from .oracle import detect
 from .preferences import GROUP, Group, Picture
-from .scenes import PROMPT_KINDS, PromptKind, parse_prompt, sample_prompt
+from .scenes import PROMPT_KINDS, PromptKind, SeenObject, parse_prompt, sample_prompt
+
+Objects = tuple[SeenObject, ...]
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Groups of generated pictures.
+    """Groups of generated pictures, with what the oracle sees in place of a truth that nobody knows.
 
     Attributes:
         prompts: the text of each group's prompt.
         pixels: uint8 [groups, 6, 64, 64, 3].
+        objects: of each group, of each picture.
     """
 
     prompts: tuple[str, ...]
     pixels: np.ndarray
-    _groups: dict[int, Group] = field(default_factory=dict, repr=False, compare=False)
+    objects: tuple[tuple[Objects, ...], ...]
     _kinds: dict[PromptKind, list[int]] = field(default_factory=dict, repr=False, compare=False)
 
+    @classmethod
+    def of(cls, prompts: Sequence[str], pixels: np.ndarray) -> Pool:
+        """Look at pictures and keep what is seen."""
+        return cls(tuple(prompts), pixels, tuple(tuple(detect(picture) for picture in group) for group in pixels))
+
     def save(self, path: Path) -> None:
-        """Write an .npz of plain arrays."""
+        """Write an .npz of plain arrays; what is seen as JSON."""
+        seen = [json.dumps([[astuple(item) for item in picture] for picture in group]) for group in self.objects]
         with path.open("wb") as file:  # given a path, numpy would add .npz to it
-            np.savez_compressed(file, prompts=np.array(self.prompts), pixels=self.pixels)
+            np.savez_compressed(file, prompts=np.array(self.prompts), pixels=self.pixels, objects=np.array(seen))
 
     @classmethod
-    def load(cls, path: Path) -> Pool:
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(tuple(str(text) for text in arrays["prompts"]), arrays["pixels"])
+    def load(cls, *paths: Path) -> Pool:
+        """Read one pool, or several as one."""
+        prompts: list[str] = []
+        pixels: list[np.ndarray] = []
+        objects: list[tuple[Objects, ...]] = []
+        for path in paths:
+            with np.load(path, allow_pickle=False) as arrays:
+                prompts += map(str, arrays["prompts"])
+                pixels.append(arrays["pixels"])
+                objects += (_objects(json.loads(text)) for text in arrays["objects"])
+        return cls(tuple(prompts), np.concatenate(pixels), tuple(objects))
 
     def draw(self, rng: np.random.Generator, kind: PromptKind) -> Group:
         """A group whose prompt is of a kind; of any kind where there is none."""
@@ -48,18 +67,21 @@ class Pool:
         return self.group(places[int(rng.integers(len(places)))])
 
     def group(self, index: int) -> Group:
-        """A group with what the oracle sees in place of a truth that nobody knows, to be judged by alignment alone."""
-        if index not in self._groups:
-            spec = parse_prompt(self.prompts[index])
-            pictures = tuple(Picture(pixels, judge(pixels, spec).objects) for pixels in self.pixels[index])
-            self._groups[index] = Group(spec, pictures, generated=True)
-        return self._groups[index]
+        """A group, to be judged by alignment alone: how good its pictures look is not known."""
+        pictures = zip(self.pixels[index], self.objects[index], strict=True)
+        return Group(parse_prompt(self.prompts[index]), tuple(Picture(*seen) for seen in pictures), generated=True)
 
 
-def draw_pool(pipeline: Any, groups: int, seed: int = 0, progress: bool = False, **options: Any) -> Pool:
-    """Have the generator paint `groups` in-domain prompts six times each."""
+def _objects(group: list[list[list[Any]]]) -> tuple[Objects, ...]:
+    return tuple(tuple(SeenObject(*item) for item in picture) for picture in group)
+
+
+def draw_pool(
+    pipeline: Any, groups: int, seed: int = 0, progress: bool = False, batch: int = 64, **options: Any
+) -> Pool:
+    """Have the generator paint `groups` in-domain prompts six times each, in batches of `batch` pictures."""
     rng = np.random.default_rng((seed, 77))
     prompts = [sample_prompt(rng) for _ in range(groups)]
-    sheets = sample_sheet(pipeline, GROUP, prompts, 1_000_000 * (seed + 1), progress, **options)
+    sheets = sample_sheet(pipeline, GROUP, prompts, 1_000_000 * (seed + 1), progress, batch, **options)
     pixels = np.stack([np.stack([np.asarray(image) for image in images]) for images in sheets])
-    return Pool(tuple(spec.text for spec in prompts), pixels)
+    return Pool.of([spec.text for spec in prompts], pixels)

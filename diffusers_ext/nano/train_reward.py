@@ -69,8 +69,8 @@ class RewardRecipe(Course):
     statements: int = 12
     statement_weight: float = 0.5
     """Statements per picture, and the weight of the yes or no after each."""
-    generated: str | None = None
-    """A pool of generated pictures (see :mod:`~diffusers_ext.nano.generated`) to train on as well."""
+    generated: tuple[str, ...] = ()
+    """Pools of generated pictures (see :mod:`~diffusers_ext.nano.generated`) to train on as well."""
     generated_share: float = 0.5
     kinds: tuple[float, ...] = (0.05, 0.1, 0.3, 0.1, 0.25, 0.2)
     """Shares of the kinds of prompt, in the order of :data:`~diffusers_ext.nano.scenes.PROMPT_KINDS`: counting and
@@ -288,7 +288,7 @@ class RewardLessons:
     def __init__(self, recipe: RewardRecipe, writer: Writer) -> None:
         self.recipe = recipe
         self.writer = writer
-        self.pool = Pool.load(Path(recipe.generated)) if recipe.generated else None
+        self.pool = Pool.load(*map(Path, recipe.generated)) if recipe.generated else None
 
     def __call__(self, step: int) -> Lesson:
         # A generator of its own for each step makes a resumed run see the same data as one that was never stopped.

@@ -279,7 +279,7 @@ def test_a_pool_is_drawn_saved_and_read_back(painter, tmp_path):
 
 
 def test_a_pool_is_written_where_it_was_asked_to_be(tmp_path):
-    pool = Pool(("a photo of a star",), np.zeros((1, 6, 64, 64, 3), np.uint8))
+    pool = Pool.of(("a photo of a star",), np.zeros((1, 6, 64, 64, 3), np.uint8))
     pool.save(tmp_path / "pool")
     assert Pool.load(tmp_path / "pool").prompts == pool.prompts
 
@@ -288,7 +288,7 @@ def test_a_pools_groups_show_what_the_oracle_sees():
     rng = np.random.default_rng(10)
     spec = parse_prompt("a photo of two stars")
     scenes = [sample_scene_for(rng, spec) for _ in range(6)]
-    pool = Pool((spec.text,), np.stack([np.stack([render(scene) for scene in scenes])]))
+    pool = Pool.of((spec.text,), np.stack([np.stack([render(scene) for scene in scenes])]))
     group = pool.group(0)
     assert group.generated and group.spec == spec
     for picture, scene in zip(group.pictures, scenes, strict=True):
