@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
@@ -66,7 +67,21 @@ def prepared(lessons: Lessons, steps: range, workers: int) -> Iterator[Any]:
         return map(lessons, steps)
     # By default every tensor of a lesson that waits holds a file open, and there are only so many.
     torch.multiprocessing.set_sharing_strategy("file_system")
-    return iter(DataLoader(_Prepared(lessons), batch_size=None, sampler=steps, num_workers=workers, prefetch_factor=4))
+    return iter(
+        DataLoader(
+            _Prepared(lessons),
+            batch_size=None,
+            sampler=steps,
+            num_workers=workers,
+            prefetch_factor=4,
+            worker_init_fn=_give_way,
+        )
+    )
+
+
+def _give_way(worker: int) -> None:
+    """Let the process that trains come first: what is prepared ahead can wait."""
+    os.nice(10)
 
 
 def on_device(value: Any, device: torch.device) -> Any:
