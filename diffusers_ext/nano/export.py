@@ -9,12 +9,14 @@ import torch
 from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 
+from ..rewards.model import SCALAR_HEAD
+
 
 def export_reward_model(trained: Path, out: Path) -> None:
     """Copy a trained reward model with its weights in float16."""
     out.mkdir(parents=True, exist_ok=True)
     for source in trained.iterdir():
-        if source.suffix in {".json", ".jinja"}:
+        if source.suffix in {".json", ".jinja"} or source.name == SCALAR_HEAD:
             shutil.copyfile(source, out / source.name)
     weights = load_file(trained / "model.safetensors")
     half = {name: value.half().contiguous() for name, value in weights.items()}
