@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,8 +54,7 @@ class _Reporter:
         self._bar: Progress | None = None
         self._started = 0.0
 
-    def __call__(self, steps: Iterable[int], title: str) -> Iterator[int]:
-        steps = list(steps)
+    def __call__(self, steps: range, title: str) -> Iterator[int]:
         console = Console(file=sys.stderr)
         self._started = time.monotonic()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
