@@ -6,7 +6,7 @@ the picture only, and *overall* at the prompt first and at the picture where the
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass, replace
 from typing import Final
 
@@ -193,6 +193,33 @@ def rationale(instruction: str, spec: PromptSpec, candidate: Picture, reference:
         for (name, mine), (_, theirs) in zip(tally, other, strict=True)
     )
     return f"Candidate: {caption(candidate)} Reference: {caption(reference)}{found}"
+
+
+def misseen(rng: np.random.Generator, picture: Picture) -> Picture:
+    """What a hasty eye makes of a picture: one object or one flaw is taken for another, or not seen at all."""
+    flawed = flaws(picture.degradation)
+    if not picture.objects or rng.random() < 0.2:
+        index = int(rng.integers(len(flawed)))
+        severities = list(astuple(picture.degradation))
+        severities[index] = 0.0 if flawed[index] else 2 * VISIBLE
+        return replace(picture, degradation=Degradation(*severities))
+    index = int(rng.integers(len(picture.objects)))
+    seen = picture.objects[index]
+    match int(rng.integers(4)):
+        case 0:
+            taken: tuple[SeenObject, ...] = (replace(seen, colour=_other(rng, tuple(COLOURS), seen.colour)),)
+        case 1:
+            taken = (replace(seen, shape=_other(rng, SHAPES, seen.shape)),)
+        case 2:
+            taken = (replace(seen, y=(seen.y + IMAGE_SIZE / 3) % IMAGE_SIZE),)
+        case _:
+            taken = ()
+    return replace(picture, objects=(*picture.objects[:index], *taken, *picture.objects[index + 1 :]))
+
+
+def _other(rng: np.random.Generator, names: Sequence[str], name: str) -> str:
+    options = [other for other in names if other != name]
+    return options[int(rng.integers(len(options)))]
 
 
 def edit_scene(rng: np.random.Generator, spec: PromptSpec, scene: Scene) -> Scene:

@@ -31,6 +31,7 @@ from .preferences import (
     caption,
     good,
     marks,
+    misseen,
     preferred,
     rationale,
     sample_group,
@@ -66,6 +67,10 @@ class RewardRecipe(Course):
     caption_weight: float = 0.2
     rationale_weight: float = 0.3
     """Weights of a token of a caption and of a rationale against that of a verdict."""
+    rationales: int = 1
+    """Rationales per group."""
+    slips: float = 0.0
+    """Share of rationales that have seen something wrongly, and of which only the (right) verdict is taught."""
     statements: int = 12
     statement_weight: float = 0.5
     """Statements per picture, and the weight of the yes or no after each."""
@@ -187,7 +192,7 @@ def speaking_rows(
 
 
 def judgement_rows(writer: Writer, rng: np.random.Generator, groups: list[Group], recipe: RewardRecipe) -> list[Row]:
-    """For every group two questions with a reference, one without, and one answered with a rationale."""
+    """For every group two questions with a reference, one without, and some answered with a rationale."""
     rows: list[Row] = []
     for number, group in enumerate(groups):
         marked = [marks(picture, group.spec) for picture in group.pictures]
@@ -200,25 +205,30 @@ def judgement_rows(writer: Writer, rng: np.random.Generator, groups: list[Group]
         instruction = draw_instruction(rng, group)
         verdicts = [(GROUP * number + i, good(instruction, marked[i])) for i in range(GROUP)]
         rows.append(writer.judgement_row(instruction, group.spec, None, verdicts))
-        rows += _rationale_rows(writer, rng, number, group, recipe.rationale_weight)
+        for _ in range(recipe.rationales):
+            rows += _rationale_rows(writer, rng, number, group, recipe)
     return rows
 
 
-def _rationale_rows(writer: Writer, rng: np.random.Generator, number: int, group: Group, weight: float) -> list[Row]:
+def _rationale_rows(
+    writer: Writer, rng: np.random.Generator, number: int, group: Group, recipe: RewardRecipe
+) -> list[Row]:
     candidate, reference = (int(index) for index in rng.choice(GROUP, 2, replace=False))
+    alone = rng.random() < 0.25
     instruction = draw_instruction(rng, group)
     first, second = group.pictures[candidate], group.pictures[reference]
-    if rng.random() < 0.25:
-        verdict: bool | None = good(instruction, marks(first, group.spec))
-        text = rationale(instruction, group.spec, first, None)
-        other = None
-    else:
-        verdict = preferred(instruction, marks(first, group.spec), marks(second, group.spec))
-        text = rationale(instruction, group.spec, first, second)
-        other = GROUP * number + reference
+    mine, theirs = marks(first, group.spec), marks(second, group.spec)
+    verdict = good(instruction, mine) if alone else preferred(instruction, mine, theirs)
     if verdict is None:
         return []
-    return [writer.rationale_row(instruction, group.spec, other, [(GROUP * number + candidate, text, verdict)], weight)]
+    weight = recipe.rationale_weight
+    if rng.random() < recipe.slips:
+        # A judge's own rationales err now and then, so it has to learn to look again: the verdict alone is taught.
+        weight = 0.0
+        first, second = (misseen(rng, first), second) if alone or rng.random() < 0.5 else (first, misseen(rng, second))
+    text = rationale(instruction, group.spec, first, None if alone else second)
+    shown = None if alone else GROUP * number + reference
+    return [writer.rationale_row(instruction, group.spec, shown, [(GROUP * number + candidate, text, verdict)], weight)]
 
 
 def draw_instruction(rng: np.random.Generator, group: Group) -> str:
