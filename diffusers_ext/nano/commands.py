@@ -79,6 +79,7 @@ def train_reward(
     pool: Annotated[
         list[Path] | None, typer.Option(help="Generated pictures (see draw-pool) to train on as well; can be repeated.")
     ] = None,
+    pool_share: Annotated[float, typer.Option(help="Share of the groups that come from there.")] = 0.5,
     start_from: StartFrom = None,
     groups: Groups = 4,
     rationales: Annotated[int, typer.Option(help="Rationales per prompt.")] = 1,
@@ -104,6 +105,7 @@ def train_reward(
         vision_steps=vision_steps,
         caption_steps=caption_steps,
         generated=tuple(map(str, pool or ())),
+        generated_share=pool_share,
         start_from=start_from,
         groups=groups,
         rationales=rationales,

@@ -312,10 +312,11 @@ def sample_sheet(
     batch: int = 64,
     **options: Any,
 ) -> list[list[Image.Image]]:
-    """For each prompt `per_prompt` pictures, in batches."""
+    """For each prompt `per_prompt` pictures, in batches; no two of them start from the same noise."""
     from rich.progress import track
 
-    jobs = [(spec.text, seed + index) for spec in prompts for index in range(per_prompt)]
+    texts_in_turn = [spec.text for spec in prompts for _ in range(per_prompt)]
+    jobs = [(text, seed + index) for index, text in enumerate(texts_in_turn)]
     pipeline.set_progress_bar_config(disable=True)
     pictures: list[Image.Image] = []
     starts = range(0, len(jobs), batch)

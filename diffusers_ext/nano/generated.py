@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
 from .evaluation import sample_sheet
 from .oracle import detect
-from .preferences import GROUP, Group, Picture
-from .scenes import PROMPT_KINDS, PromptKind, SeenObject, parse_prompt, sample_prompt
+from .preferences import GROUP, Group, Picture, spec_about
+from .scenes import IMAGE_SIZE, PROMPT_KINDS, PromptKind, SeenObject, parse_prompt, sample_prompt
 
 Objects = tuple[SeenObject, ...]
 
@@ -70,6 +71,35 @@ class Pool:
         """A group, to be judged by alignment alone: how good its pictures look is not known."""
         pictures = zip(self.pixels[index], self.objects[index], strict=True)
         return Group(parse_prompt(self.prompts[index]), tuple(Picture(*seen) for seen in pictures), generated=True)
+
+
+def varied(rng: np.random.Generator, group: Group) -> Group:
+    """A generated group as it was never seen: mirrored, moved, turned and resized a little, and looked at anew.
+
+    Half of the groups are asked about by another prompt, one that a picture of theirs meets or nearly does. Without
+    this a judge knows a pool of a few thousand pictures by heart before it has learned to see them.
+    """
+    pixels = [_moved(rng, picture.pixels) for picture in group.pictures]
+    pictures = tuple(Picture(array, detect(array)) for array in pixels)
+    shown = [picture for picture in pictures if picture.objects]
+    spec = group.spec
+    if shown and rng.random() < 0.5:
+        spec = spec_about(rng, shown[int(rng.integers(len(shown)))])
+    return Group(spec, pictures, generated=True)
+
+
+def _moved(rng: np.random.Generator, pixels: np.ndarray) -> np.ndarray:
+    if rng.random() < 0.5:
+        pixels = pixels[:, ::-1]
+    turn, scale = np.deg2rad(rng.uniform(-5, 5)), rng.uniform(0.88, 1.12)
+    matrix = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) / scale
+    middle = np.full(2, (IMAGE_SIZE - 1) / 2)
+    offset = middle - matrix @ (middle + rng.uniform(-4, 4, 2))
+    channels = [
+        ndimage.affine_transform(channel.astype(np.float32), matrix, offset, order=1, mode="nearest")
+        for channel in np.moveaxis(pixels, -1, 0)
+    ]
+    return np.clip(np.rint(np.stack(channels, -1)), 0, 255).astype(np.uint8)
 
 
 def _objects(group: list[list[list[Any]]]) -> tuple[Objects, ...]:

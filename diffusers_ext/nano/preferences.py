@@ -130,17 +130,24 @@ def caption(picture: Picture) -> str:
     return f"{', '.join(named)}; {', '.join(words)}."
 
 
-def statements(rng: np.random.Generator, picture: Picture, count: int) -> list[tuple[str, bool]]:
-    """Short statements about a picture, about as many true as false: what prompts can require, and its looks."""
+def statements(rng: np.random.Generator, picture: Picture, count: int, looks: float = 0.2) -> list[tuple[str, bool]]:
+    """Short statements about a picture, about as many true as false: what prompts can require, and its looks.
+
+    Args:
+        rng: draws them.
+        picture: what they are about.
+        count: how many.
+        looks: share of those about flaws.
+    """
     found: list[tuple[str, bool]] = []
     flawed = flaws(picture.degradation)
     while len(found) < count:
-        if rng.random() < 0.2:
+        if rng.random() < looks:
             index = int(rng.integers(4))
             words, named_flaw = (FLAWED, FLAWLESS), bool(rng.random() < 0.5)
             found.append((words[not named_flaw][index], flawed[index] == named_flaw))
             continue
-        spec = _spec_about(rng, picture) if rng.random() < 0.75 else sample_prompt(rng)
+        spec = spec_about(rng, picture) if picture.objects and rng.random() < 0.75 else sample_prompt(rng)
         graded = grade(spec, picture.objects)
         if rng.random() < 0.4:
             found.append((spec.text, graded.correct))
@@ -150,7 +157,7 @@ def statements(rng: np.random.Generator, picture: Picture, count: int) -> list[t
     return found
 
 
-def _spec_about(rng: np.random.Generator, picture: Picture) -> PromptSpec:
+def spec_about(rng: np.random.Generator, picture: Picture) -> PromptSpec:
     """A prompt that one or two of the picture's objects satisfy, or nearly do: their colours may be exchanged."""
     items = [picture.objects[int(index)] for index in rng.permutation(len(picture.objects))[:2]]
     first, other = items[0], items[-1]

@@ -22,7 +22,7 @@ from ..rewards import prompts
 from ..rewards.instructions import PRESETS
 from .course import Course, Learner, take
 from .detection import Detector, Targets, targets_of
-from .generated import Pool
+from .generated import Pool, varied
 from .packing import Branch, Item, Packed, Picture, Row, loss, pack_by_length
 from .preferences import (
     GROUP,
@@ -179,10 +179,16 @@ class Writer:
 def speaking_rows(
     writer: Writer, rng: np.random.Generator, groups: list[Group], captions: int, checked: int, recipe: RewardRecipe
 ) -> list[Row]:
-    """Of the first pictures of every drawn group captions, and true or false statements."""
+    """Of the first pictures of every group true or false statements, and captions unless it was generated.
+
+    How a generated picture looks is not known, and a caption says that.
+    """
     rows: list[Row] = []
     for number, group in enumerate(groups):
         if group.generated:
+            seen = [(GROUP * number + i, group.pictures[i]) for i in range(checked)]
+            told = [(place, statements(rng, picture, recipe.statements, looks=0.0)) for place, picture in seen]
+            rows.append(writer.statement_row(told, recipe.statement_weight))
             continue
         described = [(GROUP * number + i, caption(group.pictures[i])) for i in range(captions)]
         rows.append(writer.caption_row(described, recipe.caption_weight))
@@ -324,7 +330,7 @@ class RewardLessons:
     def _group(self, rng: np.random.Generator) -> Group:
         kind = PROMPT_KINDS[int(rng.choice(len(PROMPT_KINDS), p=self.recipe.kinds))]
         if self.pool is not None and rng.random() < self.recipe.generated_share:
-            return self.pool.draw(rng, kind)
+            return varied(rng, self.pool.draw(rng, kind))
         return sample_group(rng, kind=kind)
 
 
