@@ -84,6 +84,9 @@ def train_reward(
     groups: Groups = 4,
     rationales: Annotated[int, typer.Option(help="Rationales per prompt.")] = 1,
     slips: Annotated[float, typer.Option(help="Share of rationales that err, for the verdict to be right anyway.")] = 0,
+    detection_weight: Annotated[
+        float, typer.Option(help="Weight of seeing; zero for a model that sees, whose read-out is not kept.")
+    ] = 0.25,
     learning_rate: LearningRate = 1e-3,
     minutes: Minutes = None,
     device: Device = "cpu",
@@ -110,6 +113,7 @@ def train_reward(
         groups=groups,
         rationales=rationales,
         slips=slips,
+        detection_weight=detection_weight,
         learning_rate=learning_rate,
         minutes=minutes,
         device=device,
