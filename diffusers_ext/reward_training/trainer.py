@@ -22,8 +22,8 @@ from .adapting import load_student_judge, open_weights, save_judge
 from .card import card_of
 from .config import Questions, RewardTraining, TrainingError
 from .lessons import NAMED, Lesson, lessons_of, read_records
-from .sharing import learned_weights, moments, refuse_unfit, release, shards, take_up_moments, take_up_weights, whole
-from .state import State, load_state, save_state
+from .sharing import release, settle, shards, share, state_of, take_up_weights, whole
+from .state import load_state, save_state
 from .students import BradleyTerryStudent, GenerativeStudent, Student
 
 if TYPE_CHECKING:
@@ -65,19 +65,14 @@ def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
         log_with=list(config.trackers) or None,
         project_dir=str(out),
     )
-    refuse_unfit(accelerator, config)
+    settle(accelerator, config)
     if config.trackers:
         accelerator.init_trackers("rewarddance")
     # What is to be spread over GPUs need not fit on one of them first.
     learner = _learner(config, torch.device("cpu") if shards(accelerator) else accelerator.device)
     judge, student = learner.judge, learner.student
-    optimizer = _optimizer(student, config)
     state = load_state(out, config)
-    if state is not None:
-        take_up_weights(student, state.learned)
-    wrapped, optimizer = accelerator.prepare(student, optimizer)
-    if state is not None:
-        take_up_moments(student, optimizer.optimizer, state.moments)
+    wrapped, optimizer = share(accelerator, student, _optimizer(student, config), state)
     start = 0 if state is None else state.step
     main = accelerator.is_main_process
     metrics = Metrics(out, lambda entry: entry["step"] <= start, TrainingError) if main else None
@@ -92,18 +87,16 @@ def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
         if metrics is not None:
             metrics.add({"step": done, "seconds": round(time.monotonic() - began, 3), **figures})
         if done % config.save_every == 0 or done == config.steps:
-            reached = State(done, learned_weights(student), moments(student, optimizer.optimizer))
+            state = state_of(accelerator, done, student, optimizer)
             if main:
-                save_state(out, reached, config)
+                save_state(out, state, config)
         if config.trackers:
             accelerator.log(figures, step=done)
-    if shards(accelerator):
-        learned = learned_weights(student)
-        if main:
-            learner = _learner(config, torch.device("cpu"))
-            take_up_weights(learner.student, learned)
     accelerator.wait_for_everyone()
     if metrics is not None:
+        if shards(accelerator) and state is not None:
+            learner = _learner(config, torch.device("cpu"))
+            take_up_weights(learner.student, state.learned)
         measured = [entry["validation_accuracy"] for entry in metrics.entries if "validation_accuracy" in entry]
         card = card_of(config, measured[-1] if measured else None, len(items), len(held))
         head = learner.student.head if isinstance(learner.student, BradleyTerryStudent) else None
@@ -180,7 +173,7 @@ def _step(
             by = known[drawn[place].record.instruction or config.instruction]
             rng = np.random.default_rng((config.seed, step, place))
             lessons += lessons_of(judge, drawn[place], by, config, rng)
-        last = number == len(parts) - 1
+        last = accelerator.sync_gradients = number == len(parts) - 1
         with _autocast(accelerator, config), _syncing(accelerator, student, last):
             # Gradients are averaged over processes, and losses are means over all records of the step.
             cost = student(lessons)[0] * (accelerator.num_processes / (2 * config.batch_size))
