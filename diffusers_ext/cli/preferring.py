@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..rewards.errors import RewardDanceError
-from .loading import load_judge_or_clip, on_terminal
+from .loading import load_judge_or_clip, on_terminal, quiet
 from .reporting import finish, print_json, print_table
 
 if TYPE_CHECKING:
@@ -37,13 +37,22 @@ def measure_on_preferences(measured: Measured, plot: Path | None, json: bool) ->
     from ..rewards.instructions import load_instructions
 
     items, problems = locate([measured.data])
-    errors = {str(number): str(problem) for number, problem in enumerate(problems)}
-    for message in errors.values():
+    own = load_instructions(measured.instructions_file) if measured.instructions_file else {}
+    quiet()
+    from ..evaluation import agreement, judge_preferences, lacking_first_frame, preference_report
+
+    lacking = lacking_first_frame(items, measured.instruction, own)
+    found = [
+        *map(str, problems),
+        *(f"{item.place}: names no first_frame, which its instruction is about" for item in lacking),
+    ]
+    errors = {str(number): message for number, message in enumerate(found)}
+    for message in found:
         typer.echo(f"error: {message}", err=True)
+    unfit = {item.place for item in lacking}
+    items = [item for item in items if item.place not in unfit]
     if not items:
         raise RewardDanceError(f"{measured.data}: holds no record that can be measured on")
-    own = load_instructions(measured.instructions_file) if measured.instructions_file else {}
-    from ..evaluation import agreement, judge_preferences, preference_report
 
     judged = {}
     for name in measured.models or (None,):

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from ..data import Located
+from ..evaluation import lacking_first_frame
 from ..metrics import Metrics
 from ..rewards.instructions import Instruction, get_instruction, load_instructions
 from .adapting import load_student_judge, open_weights, save_judge
@@ -56,10 +57,15 @@ def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
     out = Path(config.out)
     items = read_records(config.data, config.ties > 0)
     held = read_records([config.validation], False)[: config.validation_records] if config.validation else []
-    out.mkdir(parents=True, exist_ok=True)
     own = load_instructions(config.instructions) if config.instructions else {}
     bys = {item.record.instruction or config.instruction for item in [*items, *held]}
     known = {name: get_instruction(name, own) for name in bys}
+    if lacking := lacking_first_frame([*items, *held], config.instruction, own):
+        named = "\n".join(f"  {item.place}" for item in lacking[:NAMED])
+        raise TrainingError(
+            f"{len(lacking)} records name no first_frame, which their instruction is about; the first are\n{named}"
+        )
+    out.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(
         mixed_precision="no",  # what is set here is set for the whole life of the process, so each run sees to its own
         log_with=list(config.trackers) or None,

@@ -20,8 +20,8 @@ ROOT = Path(__file__).parents[2]
 FILES = sorted(ACCELERATE_CONFIGS.glob("*.yaml"))
 
 # Accelerate turns these engines on for GPUs alone, though they run on CPUs too; so this says that there are GPUs. A run
-# that is told to stops at the start of a step, as one that is killed there. DeepSpeed would compile what it sends things
-# with on CPUs, and does without where it cannot.
+# that is told to stops at the start of a step, as one that is killed there. DeepSpeed would compile a part of itself
+# for CPUs, and does without where it cannot.
 LAUNCHED = """
 import sys
 from accelerate.state import PartialState
