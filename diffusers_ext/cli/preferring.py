@@ -36,6 +36,10 @@ def measure_on_preferences(measured: Measured, plot: Path | None, json: bool) ->
     from ..data import locate
     from ..rewards.instructions import load_instructions
 
+    if plot is not None:
+        from ..evaluation.plots import check_path, plot_reliability
+
+        check_path(plot)
     items, problems = locate([measured.data])
     own = load_instructions(measured.instructions_file) if measured.instructions_file else {}
     quiet()
@@ -55,16 +59,15 @@ def measure_on_preferences(measured: Measured, plot: Path | None, json: bool) ->
         raise RewardDanceError(f"{measured.data}: holds no record that can be measured on")
 
     judged = {}
-    for name in measured.models or (None,):
+    for name in dict.fromkeys(measured.models or (None,)):
         judge = load_judge_or_clip(name, measured.quantization, measured.device)
-        judged[judge.name] = judge_preferences(
+        # Folders elsewhere may have the same name.
+        judged[judge.name if judge.name not in judged else str(name)] = judge_preferences(
             judge, items, measured.instruction, own, measured.pointwise, progress=on_terminal() and not json
         )
     reports = {name: preference_report(found) for name, found in judged.items()}
     shared = agreement(judged)
     if plot is not None:
-        from ..evaluation.plots import plot_reliability
-
         plot_reliability(reports, plot)
     if json:
         print_json(_as_dict(measured, reports, shared, list(errors.values())))

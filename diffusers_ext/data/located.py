@@ -31,9 +31,16 @@ class Located:
     folder: Path
     place: str
 
-    def given(self) -> Path | Image.Image | list[Image.Image] | None:
-        """The first frame that both of the record's videos were to begin with, if it names one."""
-        return None if self.record.first_frame is None else self.open(self.record.first_frame)
+    def given(self) -> Path | Image.Image | None:
+        """The first frame that both of the record's videos were to begin with, if it names one.
+
+        Raises:
+            DataError: it is a folder, or bytes that are no picture.
+        """
+        found = None if self.record.first_frame is None else self.open(self.record.first_frame)
+        if isinstance(found, list):
+            raise DataError(f"{self.place}: its first_frame is a folder; it has to be one picture")
+        return found
 
     def open(self, medium: Media) -> Path | Image.Image | list[Image.Image]:
         """One of the record's media as a reward model takes it.

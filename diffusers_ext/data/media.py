@@ -107,7 +107,7 @@ def embedded(records: Iterable[Preference], root: Path, problems: list[Problem],
                 media[name] = _content(medium, root)
             except (OSError, ValueError) as error:
                 told = getattr(error, "strerror", None) or error
-                message = f"names {medium}, which cannot be put into the file ({told})"
+                message = f"names {medium!r}, which cannot be put into the file ({told})"
                 problems.append(Problem(_place(record, file), None, name, message))
         if len(media) == len(record.media):
             yield replace(record, **media)  # type: ignore[arg-type]

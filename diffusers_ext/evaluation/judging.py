@@ -83,8 +83,8 @@ def judge_preferences(
             (see :func:`lacking_first_frame`), or a judge that takes no videos.
     """
     if lacking := lacking_first_frame(items, instruction, own):
-        by = lacking[0].record.instruction or instruction
-        raise RewardDanceError(f"{lacking[0].place}: names no first_frame, which the instruction {by!r} is about")
+        asked = lacking[0].record.instruction or instruction
+        raise RewardDanceError(f"{lacking[0].place}: names no first_frame, which the instruction {asked!r} is about")
     found: dict[int, Judged] = {}
     for name in dict.fromkeys(item.record.instruction or instruction for item in items):
         chosen = [number for number, item in enumerate(items) if (item.record.instruction or instruction) == name]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -135,6 +136,23 @@ def test_records_without_the_first_frame_they_need_are_named(begun, untrained_mo
     told = json.loads(found.stdout)
     assert found.code == 2 and "record 2: names no first_frame" in found.stderr
     assert told["judges"][untrained_model_folder.name]["figures"]["accuracy"]["n"] == 1
+
+
+def test_folders_of_one_name_are_two_judges(file, untrained_model_folder, rewarddance, tmp_path):
+    other = shutil.copytree(untrained_model_folder, tmp_path / "elsewhere" / untrained_model_folder.name)
+    models = ("--model", untrained_model_folder, "--model", other)
+    told = json.loads(rewarddance("evaluate", "--data", file, *models, "--json").stdout)
+    assert list(told["judges"]) == [untrained_model_folder.name, str(other)]
+    assert told["agreement"][0]["share"] == 1.0
+
+
+def test_what_cannot_be_drawn_or_loaded_is_said_in_one_line(file, rewarddance, tmp_path):
+    drawn = rewarddance("evaluate", "--data", file, "--plot", tmp_path / "plot.xyz")
+    assert drawn.code == 2 and "plot can end in" in drawn.stderr and "Traceback" not in drawn.stderr
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    loaded = rewarddance("evaluate", "--data", file, "--model", tmp_path / "broken")
+    assert loaded.code == 2 and "config.json cannot be read" in loaded.stderr and "Traceback" not in loaded.stderr
 
 
 def test_what_cannot_be_measured_is_named_and_the_rest_is(file, untrained_model_folder, rewarddance):
