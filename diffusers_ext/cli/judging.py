@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,6 +11,10 @@ from ..rewards.instructions import DEFAULT_INSTRUCTION
 from . import options
 from .loading import load_instruction, load_judge, on_terminal, read_images
 from .reporting import finish, print_comparison, print_json, print_scores, print_table
+
+if TYPE_CHECKING:
+    from ..ranking import Ranking
+    from ..rewards.judgement import Judgement
 
 
 def score(
@@ -69,6 +73,7 @@ def rank(
     device: options.Device = None,
     instruction: options.InstructionName = DEFAULT_INSTRUCTION,
     instructions_file: options.InstructionsFile = None,
+    explain: options.Explain = False,
     debias: options.Debias = True,
     json: options.AsJson = False,
 ) -> None:
@@ -89,18 +94,46 @@ def rank(
         reference=against,
         debias=debias,
         progress=on_terminal() and not json,
+        explain=explain,
     )
+    files = [path for path, _ in good]
     if json:
-        files = {
-            "candidates": [str(path) for path, _ in good],
-            "images": [str(good[index][0]) for index in ranking.order],
-        }
-        print_json({"prompt": prompt, "model": judge.name, **files, **ranking.as_dict(), "errors": errors})
+        print_json({"prompt": prompt, "model": judge.name, **_told(ranking, files, reference), "errors": errors})
     else:
-        rows = [
-            (place, good[index][0], f"{ranking.rewards[index]:+.2f}")
-            for place, index in enumerate(ranking.order, start=1)
-        ]
         title = f"{prompt} ({by.name}, {ranking.method}, {ranking.judgement_count} judgements)"
-        print_table(title, ("place", "image", "value"), rows)
+        columns = ("place", "image", "value", *(["explanation"] if explain else []))
+        print_table(title, columns, _rows(ranking, files, reference, explain))
     finish(errors)
+
+
+def _told(ranking: Ranking, files: list[Path], reference: Path | None) -> dict[str, Any]:
+    """The ranking as plain values, with the names of files beside indices."""
+    told = ranking.as_dict()
+    for item, judgement in zip(told["judgements"], ranking.judgements, strict=True):
+        item["candidate_image"] = str(files[judgement.candidate])
+        item["reference_image"] = None if judgement.reference is None else str(_against(judgement, files, reference))
+    images = [str(files[index]) for index in ranking.order]
+    return {"candidates": [str(path) for path in files], "images": images, **told}
+
+
+def _against(judgement: Judgement, files: list[Path], reference: Path | None) -> Path | None:
+    return files[judgement.reference] if isinstance(judgement.reference, int) else reference
+
+
+def _rows(ranking: Ranking, files: list[Path], reference: Path | None, explain: bool) -> list[tuple[object, ...]]:
+    rows: list[tuple[object, ...]] = []
+    for place, index in enumerate(ranking.order, start=1):
+        row = (place, files[index], f"{ranking.rewards[index]:+.2f}")
+        rows.append((*row, _reasons(ranking.telling(index), index, files, reference)) if explain else row)
+    return rows
+
+
+def _reasons(judgement: Judgement | None, index: int, files: list[Path], reference: Path | None) -> str:
+    """What the judge thought about a picture, and which is which of the candidate and the reference in it."""
+    if judgement is None:
+        return "(what the others were held against)"
+    if judgement.reference is None:
+        return judgement.explanation or ""
+    if judgement.candidate == index:
+        return f"(candidate; the reference is {_against(judgement, files, reference)}) {judgement.explanation}"
+    return f"(reference; the candidate is {files[judgement.candidate]}) {judgement.explanation}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..rewards.quantization import import_quietly
 from . import options
 from .loading import on_terminal, quiet
 from .reporting import print_json
@@ -19,11 +21,13 @@ def train_reward(
     json: options.AsJson = False,
 ) -> None:
     """Train a reward model on preferences. The same command goes on with a run that was stopped."""
+    quiet()
+    if find_spec("bitsandbytes"):
+        import_quietly("bitsandbytes")  # which peft imports where it is installed, and which has notices too
+    from ..reward_training import train_reward_model
     from ..reward_training.config import read_config
 
     run = read_config(config, out=None if out is None else str(out), steps=steps)
-    quiet()
-    from ..reward_training import train_reward_model
 
     folder = train_reward_model(run, progress=on_terminal() and not json)
     if json:

@@ -58,7 +58,11 @@ def load_judge_or_clip(model: str | None, quantization: str | None, device: str 
     if model is not None and (Path(model) / "config.json").is_file():
         import json
 
-        if json.loads((Path(model) / "config.json").read_text(encoding="utf-8")).get("model_type") == "clip":
+        try:
+            kind = json.loads((Path(model) / "config.json").read_text(encoding="utf-8")).get("model_type")
+        except (OSError, ValueError, AttributeError) as error:
+            raise ModelError(f"{model}: its config.json cannot be read ({error})") from error
+        if kind == "clip":
             quiet()
             from ..evaluation.clip import ClipJudge
 

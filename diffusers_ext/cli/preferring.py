@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from ..rewards.errors import RewardDanceError
-from .loading import load_judge_or_clip, on_terminal
+from .loading import load_judge_or_clip, on_terminal, quiet
 from .reporting import finish, print_json, print_table
 
 if TYPE_CHECKING:
@@ -36,26 +36,38 @@ def measure_on_preferences(measured: Measured, plot: Path | None, json: bool) ->
     from ..data import locate
     from ..rewards.instructions import load_instructions
 
+    if plot is not None:
+        from ..evaluation.plots import check_path, plot_reliability
+
+        check_path(plot)
     items, problems = locate([measured.data])
-    errors = {str(number): str(problem) for number, problem in enumerate(problems)}
-    for message in errors.values():
+    own = load_instructions(measured.instructions_file) if measured.instructions_file else {}
+    quiet()
+    from ..evaluation import agreement, judge_preferences, lacking_first_frame, preference_report
+
+    lacking = lacking_first_frame(items, measured.instruction, own)
+    found = [
+        *map(str, problems),
+        *(f"{item.place}: names no first_frame, which its instruction is about" for item in lacking),
+    ]
+    errors = {str(number): message for number, message in enumerate(found)}
+    for message in found:
         typer.echo(f"error: {message}", err=True)
+    unfit = {item.place for item in lacking}
+    items = [item for item in items if item.place not in unfit]
     if not items:
         raise RewardDanceError(f"{measured.data}: holds no record that can be measured on")
-    own = load_instructions(measured.instructions_file) if measured.instructions_file else {}
-    from ..evaluation import agreement, judge_preferences, preference_report
 
     judged = {}
-    for name in measured.models or (None,):
+    for name in dict.fromkeys(measured.models or (None,)):
         judge = load_judge_or_clip(name, measured.quantization, measured.device)
-        judged[judge.name] = judge_preferences(
+        # Folders elsewhere may have the same name.
+        judged[judge.name if judge.name not in judged else str(name)] = judge_preferences(
             judge, items, measured.instruction, own, measured.pointwise, progress=on_terminal() and not json
         )
     reports = {name: preference_report(found) for name, found in judged.items()}
     shared = agreement(judged)
     if plot is not None:
-        from ..evaluation.plots import plot_reliability
-
         plot_reliability(reports, plot)
     if json:
         print_json(_as_dict(measured, reports, shared, list(errors.values())))

@@ -54,11 +54,14 @@ def print_comparison(
     medium: str, judge: str, prompt: str, by: str, candidate: Path, reference: Path, judgement: Judgement, json: bool
 ) -> None:
     """What `compare` and `compare-videos` found."""
+    better = candidate if judgement.verdict else reference
     if json:
         files = {f"candidate_{medium}": str(candidate), f"reference_{medium}": str(reference)}
-        print_json({"prompt": prompt, "model": judge, **files, **judgement.as_dict()})
+        # Indices among one candidate and one reference tell nothing.
+        told = {key: value for key, value in judgement.as_dict().items() if key not in ("candidate", "reference")}
+        print_json({"prompt": prompt, "model": judge, **files, "better": str(better), **told})
         return
-    verdict = f"{candidate if judgement.verdict else reference} is better"
+    verdict = f"{better} is better"
     rows = [(verdict, f"{judgement.reward:.3f}", f"{judgement.log_odds:+.2f}", judgement.explanation or "")]
     print_table(f"{prompt} ({by})", ("verdict", "P(candidate is better)", "log-odds", "explanation"), rows)
 

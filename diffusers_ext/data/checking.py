@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .media import MediaFolder
+from .media import MediaFolder, complaints
 from .merging import Question, question_of
 from .problems import Problem
 from .prompts import normalized
@@ -75,8 +75,8 @@ def check(path: str | Path, need_media: bool = True) -> Report:
         if isinstance(record, Problem):
             problems.append(record)
             continue
-        found = [(name, media.complaint(getattr(record, name))) for name in ("a", "b")] if need_media else []
-        missing = [Problem(path.name, number, name, complaint) for name, complaint in found if complaint]
+        found = complaints(record, media) if need_media else []
+        missing = [Problem(path.name, number, *complaint) for complaint in found]
         problems += missing
         if missing:
             continue
@@ -84,7 +84,7 @@ def check(path: str | Path, need_media: bool = True) -> Report:
         prompts.add(normalized(record.prompt))
         longest = max(longest, len(record.prompt))
         first, second = media.digest(record.a), media.digest(record.b)
-        digests |= {first, second}
+        digests |= {media.digest(medium) for medium in record.media.values()}
         same += first == second
         criteria.update(record.criteria)
         if record.source:

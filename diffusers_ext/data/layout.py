@@ -51,6 +51,7 @@ def parquet_schema() -> pa.Schema:
     types = {
         "a": medium,
         "b": medium,
+        "first_frame": medium,
         "strength": pa.float64(),
         "margin": pa.float64(),
         "criteria": pa.list_(pa.string()),

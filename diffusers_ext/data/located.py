@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .media import MediaFolder
+from .media import MediaFolder, complaints
 from .problems import DataError, Problem
 from .reading import load
 from .records import Media, Preference
@@ -31,16 +31,34 @@ class Located:
     folder: Path
     place: str
 
-    def open(self, medium: Media) -> Path | Image.Image:
-        """One of the record's media as a reward model takes it: the path of a file, or the picture in the bytes.
+    def given(self) -> Path | Image.Image | None:
+        """The first frame that both of the record's videos were to begin with, if it names one.
+
+        Raises:
+            DataError: it is a folder, or bytes that are no picture.
+        """
+        found = None if self.record.first_frame is None else self.open(self.record.first_frame)
+        if isinstance(found, list):
+            raise DataError(f"{self.place}: its first_frame is a folder; it has to be one picture")
+        return found
+
+    def open(self, medium: Media) -> Path | Image.Image | list[Image.Image]:
+        """One of the record's media as a reward model takes it.
+
+        Returns:
+            The path of a file, the pictures of a folder of frames in the order of their names, or the picture in bytes.
 
         Raises:
             DataError: the bytes are no picture.
+            ImageError: a folder of frames holds something else.
         """
-        if isinstance(medium, str):
-            return self.folder / medium
         from PIL import Image
 
+        from ..rewards.images import load_image
+
+        if isinstance(medium, str):
+            path = self.folder / medium
+            return [load_image(frame) for frame in sorted(path.iterdir())] if path.is_dir() else path
         try:
             return Image.open(io.BytesIO(medium))
         except (OSError, SyntaxError, ValueError) as error:
@@ -55,8 +73,7 @@ def locate(files: Sequence[str | Path]) -> tuple[list[Located], list[Problem]]:
         loaded, media = load(file), MediaFolder(file.parent)
         problems += loaded.problems
         for number, record in enumerate(loaded.records, start=1):
-            complaints = [(name, media.complaint(medium)) for name, medium in (("a", record.a), ("b", record.b))]
-            missing = [Problem(file.name, number, name, text) for name, text in complaints if text is not None]
+            missing = [Problem(file.name, number, *complaint) for complaint in complaints(record, media)]
             problems += missing
             if not missing:
                 found.append(Located(record, media.root, f"{file}, record {number}"))

@@ -74,13 +74,21 @@ def _digest_of_frames(path: Path) -> str:
     return hashlib.sha256(listed.encode("utf-8", "surrogateescape")).hexdigest()
 
 
+def complaints(record: Preference, media: MediaFolder) -> list[tuple[str, str]]:
+    """What keeps a record's media from being used, each with the field that names it."""
+    found = [(name, complaint) for name, medium in record.media.items() if (complaint := media.complaint(medium))]
+    if isinstance(record.first_frame, str) and (media.root / record.first_frame).is_dir():
+        told = f"names {media.root / record.first_frame}, a folder; a first frame is one picture"
+        found.append(("first_frame", told))
+    return found
+
+
 def present(
     records: Iterable[Preference], media: MediaFolder, problems: list[Problem], file: str
 ) -> Iterator[Preference]:
     """The records whose media are there; for each of the others problems are put into the list."""
     for record in records:
-        found = [(name, media.complaint(getattr(record, name))) for name in ("a", "b")]
-        missing = [Problem(_place(record, file), None, name, complaint) for name, complaint in found if complaint]
+        missing = [Problem(_place(record, file), None, *complaint) for complaint in complaints(record, media)]
         problems += missing
         if not missing:
             yield record
@@ -94,15 +102,14 @@ def embedded(records: Iterable[Preference], root: Path, problems: list[Problem],
     """
     for record in records:
         media: dict[str, Media] = {}
-        for name in ("a", "b"):
-            medium = getattr(record, name)
+        for name, medium in record.media.items():
             try:
                 media[name] = _content(medium, root)
             except (OSError, ValueError) as error:
                 told = getattr(error, "strerror", None) or error
-                message = f"names {medium}, which cannot be put into the file ({told})"
+                message = f"names {medium!r}, which cannot be put into the file ({told})"
                 problems.append(Problem(_place(record, file), None, name, message))
-        if len(media) == 2:
+        if len(media) == len(record.media):
             yield replace(record, **media)  # type: ignore[arg-type]
 
 
@@ -124,7 +131,9 @@ def relocate(record: Preference, old: Path, new: Path) -> Preference:
     def moved(medium: Media) -> Media:
         return medium if isinstance(medium, bytes) else Path(os.path.relpath(old / medium, new)).as_posix()
 
-    return record if old == new else replace(record, a=moved(record.a), b=moved(record.b))
+    if old == new:
+        return record
+    return replace(record, **{name: moved(medium) for name, medium in record.media.items()})  # type: ignore[arg-type]
 
 
 def file_name(content: bytes) -> str:

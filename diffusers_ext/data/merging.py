@@ -11,15 +11,19 @@ from .media import MediaFolder
 from .prompts import normalized
 from .records import Preference
 
-Question: TypeAlias = tuple[str, tuple[str, str], tuple[str, ...], "str | None"]
+Question: TypeAlias = tuple[str, tuple[str, str], tuple[str, ...], "str | None", "str | None"]
 _EVEN: Final = 1e-9
 """Below it votes are even: sums of shares are not exact."""
 
 
 def question_of(record: Preference, media: MediaFolder) -> Question:
-    """What a record answers: the prompt (normalised), the two media by content in either order, and by what."""
+    """What a record answers: the prompt (normalised), the two media by content in either order, and by what.
+
+    Two records with different first frames ask different things.
+    """
     first, second = sorted((media.digest(record.a), media.digest(record.b)))
-    return normalized(record.prompt), (first, second), record.criteria, record.instruction
+    given = None if record.first_frame is None else media.digest(record.first_frame)
+    return normalized(record.prompt), (first, second), record.criteria, record.instruction, given
 
 
 @dataclass
@@ -37,7 +41,8 @@ class _Votes:
 def merge(records: Iterable[Preference], media: MediaFolder) -> Iterator[Preference]:
     """Give every question one record: the first, with the verdict of all.
 
-    A question is the prompt (normalised), the two media by content, in either order, the criteria and the instruction.
+    A question is the prompt (normalised), the two media by content, in either order, the criteria, the instruction and
+    the first frame.
     A vote counts with its strength, or as 1 where that is not known; a tie as 0. The mean over all votes, positive for
     a, decides: its sign is the choice, its size the strength, and where it is zero the verdict is a tie. If all agree,
     the strength is the mean of those that are known, or stays unknown. The margin is the mean of the signed margins, if

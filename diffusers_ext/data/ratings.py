@@ -28,7 +28,7 @@ def pairs_from_ratings(found: Iterable[Rating | Problem]) -> Iterator[Preference
             yield item
             continue
         dataset = item.source.dataset if item.source else None
-        question = (normalized(item.prompt), item.criteria, item.instruction, item.scale, dataset)
+        question = (normalized(item.prompt), item.criteria, item.instruction, item.scale, dataset, item.first_frame)
         groups.setdefault(question, {}).setdefault(item.medium, []).append(item)
     for rated in groups.values():
         means = {medium: fmean(item.rating for item in items) for medium, items in rated.items()}
@@ -49,6 +49,7 @@ def _pair(a: Rating, b: Rating, difference: float) -> Preference:
         criteria=a.criteria,
         instruction=a.instruction,
         source=_both(a.source, b.source),
+        first_frame=a.first_frame,
     )
 
 

@@ -51,6 +51,7 @@ class Preference:
         instruction: name of the instruction to judge by (see :mod:`diffusers_ext.rewards.instructions`).
         rationale: the reasons that were given.
         source: where it comes from.
+        first_frame: the picture that both were to begin with (image-to-video), as a path or as bytes.
 
     Raises:
         InvalidRecordError: a field is missing, of the wrong type or out of range; it names each.
@@ -66,9 +67,16 @@ class Preference:
     instruction: str | None = None
     rationale: str | None = None
     source: Source | None = None
+    first_frame: Media | None = None
 
     def __post_init__(self) -> None:
         _refuse(_complaints_of_preference(self))
+
+    @property
+    def media(self) -> dict[str, Media]:
+        """All of its media, by the names of their fields."""
+        found: dict[str, Media] = {"a": self.a, "b": self.b}
+        return found if self.first_frame is None else {**found, "first_frame": self.first_frame}
 
     @property
     def signed_strength(self) -> float:
@@ -110,6 +118,7 @@ class Rating:
         instruction: name of the instruction to judge by.
         rationale: the reasons that were given.
         source: where it comes from.
+        first_frame: the picture that it was to begin with (image-to-video).
 
     Raises:
         InvalidRecordError: a field is missing, of the wrong type or out of range; it names each.
@@ -123,6 +132,7 @@ class Rating:
     instruction: str | None = None
     rationale: str | None = None
     source: Source | None = None
+    first_frame: Media | None = None
 
     def __post_init__(self) -> None:
         _refuse(_complaints_of_rating(self))
@@ -137,7 +147,7 @@ class Rating:
         return _from_row(cls, row)
 
 
-_MEDIA_FIELDS: Final = ("a", "b", "medium")
+_MEDIA_FIELDS: Final = ("a", "b", "medium", "first_frame")
 _LARGEST: Final = 2**53
 """The largest whole number up to which a float holds each exactly."""
 
@@ -146,7 +156,7 @@ def _as_row(record: Preference | Rating) -> dict[str, Any]:
     row: dict[str, Any] = {}
     for item in fields(record):
         value = getattr(record, item.name)
-        if item.name in _MEDIA_FIELDS:
+        if item.name in _MEDIA_FIELDS and value is not None:
             is_path = isinstance(value, str)
             value = {"bytes": None if is_path else value, "path": value if is_path else None}
         elif isinstance(value, tuple):
@@ -231,6 +241,8 @@ def _complaints_of_rating(record: Rating) -> Iterator[Complaint]:
 def _about_the_rest(record: Preference | Rating) -> Iterator[Complaint]:
     if not isinstance(record.criteria, tuple) or not all(_is_text(item) for item in record.criteria):
         yield Complaint("criteria", f"are {_shown(record.criteria)}; expected a list of names, such as ['alignment']")
+    if record.first_frame is not None:
+        yield from _about_medium("first_frame", record.first_frame)
     for name in ("instruction", "rationale"):
         value = getattr(record, name)
         if value is not None and not _is_text(value):

@@ -85,7 +85,7 @@ def plan_splits(
     for record in records:
         prompt = normalized(record.prompt)
         counts[prompt] += 1
-        for medium in (record.a, record.b):
+        for medium in record.media.values():
             groups.join(f"prompt {prompt}", f"medium {media.digest(medium)}")
     members: dict[str, list[str]] = {}
     for prompt in counts:

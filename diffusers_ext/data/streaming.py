@@ -45,6 +45,7 @@ def stream(*files: str | Path) -> datasets.IterableDataset:
     other = {
         "a": medium,
         "b": medium,
+        "first_frame": medium,
         "strength": datasets.Value("float64"),
         "margin": datasets.Value("float64"),
         "criteria": [text],

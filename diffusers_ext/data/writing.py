@@ -80,7 +80,7 @@ def _write_jsonl(file: BinaryIO, folder: Path, records: Iterable[Preference]) ->
     count = 0
     for record in records:
         row = {name: value for name, value in record.as_row().items() if value not in (None, [])}
-        row |= {name: _as_path(getattr(record, name), folder) for name in ("a", "b")}
+        row |= {name: _as_path(medium, folder) for name, medium in record.media.items()}
         if record.source:
             row["source"] = {name: value for name, value in row["source"].items() if value is not None}
         file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
@@ -115,7 +115,7 @@ def _groups(records: Iterable[Preference]) -> Iterator[list[dict[str, Any]]]:
     size = 0
     for record in records:
         group.append(record.as_row())
-        size += sum(len(medium) for medium in (record.a, record.b))
+        size += sum(len(medium) for medium in record.media.values())
         if len(group) == _ROWS_PER_GROUP or size >= _BYTES_PER_GROUP:
             yield group
             group, size = [], 0

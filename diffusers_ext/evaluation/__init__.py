@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from .agreement import agreement
 from .figures import Estimate, PreferenceReport, preference_report
-from .judging import Judged, judge_preferences
+from .judging import Judged, judge_preferences, lacking_first_frame
 
-__all__ = ["Estimate", "Judged", "PreferenceReport", "agreement", "judge_preferences", "preference_report"]
+__all__ = [
+    "Estimate",
+    "Judged",
+    "PreferenceReport",
+    "agreement",
+    "judge_preferences",
+    "lacking_first_frame",
+    "preference_report",
+]

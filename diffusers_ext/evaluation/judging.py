@@ -48,6 +48,17 @@ class Judged:
         return self.record.choice == ("a" if self.log_odds > 0 else "b")
 
 
+def lacking_first_frame(
+    items: Sequence[Located], instruction: str = "overall", own: dict[str, Instruction] | None = None
+) -> list[Located]:
+    """Records that cannot be judged, since their instruction is about the first frame that they do not name."""
+    bys = {item.record.instruction or instruction for item in items}
+    needy = {name for name in bys if get_instruction(name, own).task == "i2v"}
+    return [
+        item for item in items if (item.record.instruction or instruction) in needy and item.record.first_frame is None
+    ]
+
+
 def judge_preferences(
     judge: Any,
     items: Sequence[Located],
@@ -68,8 +79,12 @@ def judge_preferences(
         batch_size, progress: handed on.
 
     Raises:
-        RewardDanceError: a medium that cannot be judged, named by its record.
+        RewardDanceError: a medium that cannot be judged, an instruction that asks for first frames that are not there
+            (see :func:`lacking_first_frame`), or a judge that takes no videos.
     """
+    if lacking := lacking_first_frame(items, instruction, own):
+        asked = lacking[0].record.instruction or instruction
+        raise RewardDanceError(f"{lacking[0].place}: names no first_frame, which the instruction {asked!r} is about")
     found: dict[int, Judged] = {}
     for name in dict.fromkeys(item.record.instruction or instruction for item in items):
         chosen = [number for number, item in enumerate(items) if (item.record.instruction or instruction) == name]
@@ -84,7 +99,11 @@ def judge_preferences(
 def _asked(
     judge: Any, items: Sequence[Located], by: Instruction, pointwise: bool, options: dict[str, Any]
 ) -> tuple[list[float], list[float]]:
+    if by.task != "t2i" and not hasattr(judge, "compare_videos"):
+        raise RewardDanceError(f"{judge.name} takes no videos, which the instruction {by.name!r} is for")
     compare, score = (judge.compare, judge.score) if by.task == "t2i" else (judge.compare_videos, judge.score_video)
+    if by.task == "i2v":
+        options = {**options, "first_frame": [item.given() for item in items]}
     first, second = ([item.open(getattr(item.record, side)) for item in items] for side in ("a", "b"))
     prompts = [item.record.prompt for item in items]
     try:

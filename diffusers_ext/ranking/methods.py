@@ -40,7 +40,8 @@ class Ranking:
     Attributes:
         order: indices of the candidates, best first; of equals, the earlier one first.
         rewards: for each candidate, in the order given, the value it was ranked by. Its meaning depends on the method.
-        judgements: every verdict, in the order in which they were made.
+        judgements: every verdict, in the order in which they were made; `candidate` and `reference` in them are indices
+            of candidates, but for a reference that was given beside them, which is called "reference".
         judgement_count: how many questions the judge was asked; a debiased comparison counts as two.
         method: how it was made.
     """
@@ -55,6 +56,21 @@ class Ranking:
     def best(self) -> int:
         """Index of the winner."""
         return self.order[0]
+
+    def telling(self, index: int) -> Judgement | None:
+        """The verdict that says most about the place of a candidate, by its index.
+
+        Its own where each is judged alone or against one reference; otherwise the winner's over the runner-up, and of
+        the others the one against the next better (round-robin) or the last one (knockout). None for a first candidate
+        that the others were held against.
+        """
+        if self.method in ("pointwise", "anchored"):
+            return next((item for item in self.judgements if item.candidate == index), None)
+        place = self.order.index(index)
+        neighbour = self.order[place - 1 if place else 1]
+        about = [item for item in self.judgements if index in (item.candidate, item.reference)]
+        near = [item for item in about if neighbour in (item.candidate, item.reference)]
+        return (near if near and (self.method == "round-robin" or not place) else about)[-1]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -124,7 +140,8 @@ def anchored(contest: _Contest) -> Ranking:
         debias=contest.debias,
         **contest.options,
     )
-    return _ranking("anchored", [item.log_odds for item in judgements], judgements, contest.count(judgements))
+    named = [replace(item, reference="reference") for item in judgements]
+    return _ranking("anchored", [item.log_odds for item in named], named, contest.count(named))
 
 
 def knockout(contest: _Contest) -> Ranking:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,10 @@ def open_weights(judge: RewardModel, config: RewardTraining) -> Any:
         raise TrainingError(f"targets: {', '.join(config.targets or ())} match no layer; there are {', '.join(there)}")
     adapter = LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=wanted)
     torch.manual_seed(config.seed)
-    adapted = get_peft_model(model, adapter)  # puts its layers into the model itself
+    with warnings.catch_warnings():
+        # peft 0.21 asks by a name that transformers 5.24 has renamed.
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        adapted = get_peft_model(model, adapter)  # puts its layers into the model itself
     adapted.eval()
     for item in model.parameters():
         if item.requires_grad:

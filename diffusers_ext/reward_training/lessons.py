@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any, Final
 
@@ -67,7 +68,7 @@ def lessons_of(
 ) -> list[Lesson]:
     """What is taught from one record: it is seen in both orders, or each of its media alone."""
     record = item.record
-    ask = asker(judge, by)
+    ask = asker(judge, item, by)
     tie = record.choice == "tie"
     weight = config.ties if tie else (1.0 if record.strength is None else max(record.strength, 0.05))
     media = dict(zip("ab", opened(item, by), strict=True))
@@ -87,9 +88,11 @@ def lessons_of(
     return lessons
 
 
-def asker(judge: RewardModel, by: Instruction) -> Callable[..., Question]:
-    """How a question of an instruction's kind is put: about pictures or about videos."""
-    return judge.question if by.task == "t2i" else judge.video_question
+def asker(judge: RewardModel, item: Located, by: Instruction) -> Callable[..., Question]:
+    """How a question of an instruction's kind is put about a record: about pictures, videos, or what began with one."""
+    if by.task == "t2i":
+        return judge.question
+    return partial(judge.video_question, first_frame=item.given()) if by.task == "i2v" else judge.video_question
 
 
 def opened(item: Located, by: Instruction) -> tuple[Any, Any]:

@@ -81,5 +81,5 @@ def sample_rationales(
 
 
 def _asking(judge: RewardModel, item: Located, by: Instruction) -> Callable[[str | None], Question]:
-    ask, (a, b) = asker(judge, by), opened(item, by)
+    ask, (a, b) = asker(judge, item, by), opened(item, by)
     return lambda thought: ask(a, item.record.prompt, b, by, explain=True, thought=thought)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-import torch
-from torch import nn
+from torch import Tensor
 
 from ..configuring import plain
 from ..states import read_state, refuse_changes, write_state
@@ -15,35 +15,39 @@ from .config import RewardTraining, TrainingError, differences
 FILE: Final = "training.pt"
 
 
-def save_state(
-    out: Path, step: int, student: nn.Module, optimizer: torch.optim.Optimizer, config: RewardTraining
-) -> None:
-    """Keep what learns, and how far it is.
+@dataclass(frozen=True)
+class State:
+    """What a run goes on from, whole, on the CPU.
+
+    Attributes:
+        step: how many are done.
+        learned: weights by name.
+        moments: the optimizer's state by the same names.
+    """
+
+    step: int
+    learned: dict[str, Tensor]
+    moments: Any
+
+
+def save_state(out: Path, state: State, config: RewardTraining) -> None:
+    """Keep how far a run is.
 
     Raises:
         TrainingError: it could not be written; the old state is still there.
     """
-    learned = {name: item.detach().cpu() for name, item in student.named_parameters() if item.requires_grad}
-    state = {"step": step, "config": plain(config), "learned": learned, "optimizer": optimizer.state_dict()}
-    write_state(out / FILE, state, f"step {step}", TrainingError)
+    kept = {"step": state.step, "config": plain(config), "learned": state.learned, "optimizer": state.moments}
+    write_state(out / FILE, kept, f"step {state.step}", TrainingError)
 
 
-def load_state(out: Path, student: nn.Module, optimizer: torch.optim.Optimizer, config: RewardTraining) -> int:
-    """Go on from the state that a folder holds.
-
-    Returns:
-        The step to do next; 0 where there is no state yet.
+def load_state(out: Path, config: RewardTraining) -> State | None:
+    """The state that a folder holds, or None where there is none yet.
 
     Raises:
         TrainingError: the run was another one; the message shows the differences.
     """
-    state = read_state(out / FILE)
-    if state is None:
-        return 0
-    refuse_changes(out, f"step {state['step']}", differences(state["config"], config), TrainingError)
-    parameters = dict(student.named_parameters())
-    with torch.no_grad():
-        for name, value in state["learned"].items():
-            parameters[name].copy_(value)
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["step"])
+    kept = read_state(out / FILE)
+    if kept is None:
+        return None
+    refuse_changes(out, f"step {kept['step']}", differences(kept["config"], config), TrainingError)
+    return State(int(kept["step"]), kept["learned"], kept["optimizer"])

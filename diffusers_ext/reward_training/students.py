@@ -17,11 +17,17 @@ from .lessons import Lesson
 
 
 class Student(nn.Module):
-    """A judge that learns. Its forward pass takes lessons, and gives the sum of their weighted losses."""
+    """A judge that learns.
+
+    Its forward pass takes lessons, and gives the sum of their weighted losses and the log-odds of yes for each, with no
+    gradient [lessons].
+    """
 
     def __init__(self, backbone: Backbone, checkpointing: bool) -> None:
         super().__init__()
         self.model = backbone.model
+        # By this FSDP knows what to shard together; it looks for it here, as on any model of transformers.
+        self._no_split_modules = backbone.model._no_split_modules
         self.backbone = backbone
         self.checkpointing = checkpointing
 
@@ -45,7 +51,7 @@ class GenerativeStudent(Student):
         super().__init__(backbone, checkpointing)
         self.rationales = rationales
 
-    def forward(self, lessons: Sequence[Lesson]) -> Tensor:
+    def forward(self, lessons: Sequence[Lesson]) -> tuple[Tensor, Tensor]:
         with saving_memory(self.model) if self.checkpointing else nullcontext():
             hidden, ends, lengths = self.read(lessons)
         head, answers = self.model.get_output_embeddings(), self.backbone.answers
@@ -55,7 +61,7 @@ class GenerativeStudent(Student):
         costs = -(yes * of_yes + (1 - yes) * of_no)
         told = [self._told(hidden[row], int(lengths[row]), lesson) for row, lesson in enumerate(lessons)]
         weights = words.new_tensor([lesson.weight for lesson in lessons])
-        return (weights * (costs + self.rationales * torch.stack(told))).sum()
+        return (weights * (costs + self.rationales * torch.stack(told))).sum(), (of_yes - of_no).detach()
 
     def _told(self, hidden: Tensor, length: int, lesson: Lesson) -> Tensor:
         """Mean cross-entropy of the tokens that the judge is to write itself."""
@@ -72,15 +78,16 @@ class BradleyTerryStudent(Student):
         super().__init__(backbone, checkpointing)
         self.head = ScalarHead(backbone.model.config.get_text_config().hidden_size)
 
-    def forward(self, lessons: Sequence[Lesson]) -> Tensor:
+    def forward(self, lessons: Sequence[Lesson]) -> tuple[Tensor, Tensor]:
         with saving_memory(self.model) if self.checkpointing else nullcontext():
             _, ends, _ = self.read(lessons)
-        first, second = self.head(ends).reshape(-1, 2).unbind(1)
+        rewards = self.head(ends)
+        first, second = rewards.reshape(-1, 2).unbind(1)
         weights = first.new_tensor([lesson.weight for lesson in lessons[::2]])
         yes = first.new_tensor([lesson.yes for lesson in lessons[::2]])
         costs = F.binary_cross_entropy_with_logits(first - second, yes, reduction="none")
         # Both lessons of a record carry its weight.
-        return 2 * (weights * costs).sum()
+        return 2 * (weights * costs).sum(), rewards.detach()
 
 
 def _precise(values: Tensor) -> Tensor:

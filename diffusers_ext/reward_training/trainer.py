@@ -5,23 +5,25 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from ..data import Located
-from ..evaluation import judge_preferences
+from ..evaluation import lacking_first_frame
 from ..metrics import Metrics
-from ..rewards.bradley_terry import BradleyTerryModel
 from ..rewards.instructions import Instruction, get_instruction, load_instructions
 from .adapting import load_student_judge, open_weights, save_judge
 from .card import card_of
-from .config import RewardTraining, TrainingError
+from .config import Questions, RewardTraining, TrainingError
 from .lessons import NAMED, Lesson, lessons_of, read_records
+from .sharing import release, settle, shards, share, state_of, take_up_weights, whole
 from .state import load_state, save_state
 from .students import BradleyTerryStudent, GenerativeStudent, Student
 
@@ -55,54 +57,75 @@ def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
     out = Path(config.out)
     items = read_records(config.data, config.ties > 0)
     held = read_records([config.validation], False)[: config.validation_records] if config.validation else []
-    out.mkdir(parents=True, exist_ok=True)
     own = load_instructions(config.instructions) if config.instructions else {}
     bys = {item.record.instruction or config.instruction for item in [*items, *held]}
     known = {name: get_instruction(name, own) for name in bys}
+    if lacking := lacking_first_frame([*items, *held], config.instruction, own):
+        named = "\n".join(f"  {item.place}" for item in lacking[:NAMED])
+        raise TrainingError(
+            f"{len(lacking)} records name no first_frame, which their instruction is about; the first are\n{named}"
+        )
+    out.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(
         mixed_precision="no",  # what is set here is set for the whole life of the process, so each run sees to its own
         log_with=list(config.trackers) or None,
         project_dir=str(out),
     )
-    if config.batch_size % accelerator.num_processes:
-        raise TrainingError(f"batch_size: {config.batch_size} cannot be shared among {accelerator.num_processes}")
+    settle(accelerator, config)
     if config.trackers:
         accelerator.init_trackers("rewarddance")
-    judge = load_student_judge(config, accelerator.device)
-    adapted = open_weights(judge, config)
-    student: Student
-    measured = judge
-    if config.objective == "bradley-terry":
-        student = BradleyTerryStudent(judge.backbone, config.checkpointing).to(accelerator.device)
-        measured = BradleyTerryModel.of(judge, student.head)
-    else:
-        student = GenerativeStudent(judge.backbone, config.checkpointing, config.rationales)
-    optimizer = _optimizer(student, config)
-    start = load_state(out, student, optimizer, config)
-    wrapped, optimizer = accelerator.prepare(student, optimizer)
-    metrics = Metrics(out, lambda entry: entry["step"] <= start, TrainingError)
+    # What is to be spread over GPUs need not fit on one of them first.
+    learner = _learner(config, torch.device("cpu") if shards(accelerator) else accelerator.device)
+    judge, student = learner.judge, learner.student
+    state = load_state(out, config)
+    wrapped, optimizer = share(accelerator, student, _optimizer(student, config), state)
+    start = 0 if state is None else state.step
+    main = accelerator.is_main_process
+    metrics = Metrics(out, lambda entry: entry["step"] <= start, TrainingError) if main else None
     began = time.monotonic()
-    for step in _counted(range(start, config.steps), config.steps, progress and accelerator.is_main_process):
+    for step in _counted(range(start, config.steps), config.steps, progress and main):
         _set_rate(optimizer, config, step)
         loss, norm = _step(accelerator, wrapped, optimizer, judge, _drawn(items, config, step), known, config, step)
         figures = {"loss": loss, "gradient_norm": norm, "learning_rate": optimizer.param_groups[0]["lr"]}
         done = step + 1
         if held and (done % config.validate_every == 0 or done == config.steps):
-            figures |= _validate(accelerator, measured, held, known, config)
-        if accelerator.is_main_process:
+            figures["validation_accuracy"] = _validate(accelerator, wrapped, judge, held, known, config)
+        if metrics is not None:
             metrics.add({"step": done, "seconds": round(time.monotonic() - began, 3), **figures})
-            if done % config.save_every == 0 or done == config.steps:
-                save_state(out, done, student, optimizer.optimizer, config)
+        if done % config.save_every == 0 or done == config.steps:
+            state = state_of(accelerator, done, student, optimizer)
+            if main:
+                save_state(out, state, config)
         if config.trackers:
             accelerator.log(figures, step=done)
     accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        head = student.head if isinstance(student, BradleyTerryStudent) else None
-        measured_last = [entry["validation_accuracy"] for entry in metrics.entries if "validation_accuracy" in entry]
-        card = card_of(config, measured_last[-1] if measured_last else None, len(items), len(held))
-        save_judge(judge, adapted, head, config, card)
+    if metrics is not None:
+        if shards(accelerator) and state is not None:
+            learner = _learner(config, torch.device("cpu"))
+            take_up_weights(learner.student, state.learned)
+        measured = [entry["validation_accuracy"] for entry in metrics.entries if "validation_accuracy" in entry]
+        card = card_of(config, measured[-1] if measured else None, len(items), len(held))
+        head = learner.student.head if isinstance(learner.student, BradleyTerryStudent) else None
+        save_judge(learner.judge, learner.adapted, head, config, card)
     accelerator.end_training()
     return out
+
+
+@dataclass(frozen=True)
+class _Learner:
+    """A judge, the student that it is, and peft's model of it where an adapter learns."""
+
+    judge: RewardModel
+    student: Student
+    adapted: Any
+
+
+def _learner(config: RewardTraining, device: torch.device) -> _Learner:
+    judge = load_student_judge(config, device)
+    adapted = open_weights(judge, config)
+    if config.objective == "bradley-terry":
+        return _Learner(judge, BradleyTerryStudent(judge.backbone, config.checkpointing).to(device), adapted)
+    return _Learner(judge, GenerativeStudent(judge.backbone, config.checkpointing, config.rationales), adapted)
 
 
 def _optimizer(student: Student, config: RewardTraining) -> torch.optim.AdamW:
@@ -156,10 +179,10 @@ def _step(
             by = known[drawn[place].record.instruction or config.instruction]
             rng = np.random.default_rng((config.seed, step, place))
             lessons += lessons_of(judge, drawn[place], by, config, rng)
-        last = number == len(parts) - 1
+        last = accelerator.sync_gradients = number == len(parts) - 1
         with _autocast(accelerator, config), _syncing(accelerator, student, last):
             # Gradients are averaged over processes, and losses are means over all records of the step.
-            cost = student(lessons) * (accelerator.num_processes / (2 * config.batch_size))
+            cost = student(lessons)[0] * (accelerator.num_processes / (2 * config.batch_size))
             accelerator.backward(cost)
         total += cost.detach()
     loss = float(accelerator.reduce(total, "mean"))
@@ -172,7 +195,7 @@ def _step(
     norm = accelerator.clip_grad_norm_([item for item in student.parameters() if item.requires_grad], config.clip)
     optimizer.step()
     optimizer.zero_grad()
-    return loss, float(norm)
+    return loss, float(whole(norm))
 
 
 def _autocast(accelerator: Accelerator, config: RewardTraining) -> torch.autocast:
@@ -185,19 +208,47 @@ def _syncing(accelerator: Accelerator, student: Any, last: bool) -> AbstractCont
 
 def _validate(
     accelerator: Accelerator,
+    student: Any,
     judge: RewardModel,
     held: Sequence[Located],
     known: dict[str, Instruction],
     config: RewardTraining,
-) -> dict[str, float]:
-    """Share of the held-out pairs that are judged as people did, each asked in both orders."""
-    found: dict[str, float] = {}
-    if accelerator.is_main_process:
-        with _autocast(accelerator, config):
-            judged = judge_preferences(judge, held, config.instruction, known, batch_size=4 * config.micro_batch_size)
-        found = {"validation_accuracy": float(np.mean([item.right for item in judged]))}
-    accelerator.wait_for_everyone()
-    return found
+) -> float:
+    """Share of the held-out pairs that are judged as people did, each asked in both orders.
+
+    Every process judges a part. All run the model equally often, since its weights may be spread over them, so a few
+    may be judged twice; they count once.
+    """
+    questions: Questions = "pointwise" if config.objective == "bradley-terry" else "pairwise"
+    asked, count = replace(config, questions=questions, rationales=0.0), accelerator.num_processes
+    places = [accelerator.process_index + count * turn for turn in range(math.ceil(len(held) / count))]
+    mine = [held[place % len(held)] for place in places]
+    right: list[bool] = []
+    with torch.no_grad(), _without_dropout(student), _autocast(accelerator, config):
+        for first in range(0, len(mine), 2 * config.micro_batch_size):
+            part = mine[first : first + 2 * config.micro_batch_size]
+            lessons: list[Lesson] = []
+            for item in part:
+                by = known[item.record.instruction or config.instruction]
+                lessons += lessons_of(judge, item, by, asked, np.random.default_rng(0))
+            log_odds = student(lessons)[1]
+            ahead = (log_odds[::2] > log_odds[1::2]).tolist()
+            right += [better == (item.record.choice == "a") for better, item in zip(ahead, part, strict=True)]
+    release(student)
+    everyone = accelerator.gather(torch.tensor(right, device=accelerator.device)).reshape(count, -1)
+    return float(everyone.T.flatten()[: len(held)].double().mean())
+
+
+@contextmanager
+def _without_dropout(student: Any) -> Iterator[None]:
+    dropping = [module for module in student.modules() if isinstance(module, nn.Dropout) and module.training]
+    for module in dropping:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module in dropping:
+            module.train()
 
 
 def _counted(steps: range, total: int, shown: bool) -> Iterator[int]:

@@ -422,11 +422,13 @@ class RewardModel:
         thought: str | None = None,
         frames: int | None = None,
         rate: float | None = None,
+        first_frame: ImageInput | None = None,
     ) -> Question:
-        """The same about a video; `frames` and `rate` as in :meth:`score_video`."""
+        """The same about a video; `frames`, `rate` and `first_frame` as in :meth:`score_video`."""
         (shown,) = self._moving(candidate, frames, rate)
         against = None if reference is None else self._moving(reference, frames, rate)[0]
-        return self._begun(shown, against, prompt, get_instruction(instruction), explain, thought)
+        (first,) = _firsts(first_frame)
+        return self._begun(shown, against, prompt, get_instruction(instruction), explain, thought, first)
 
     def think(
         self, questions: Sequence[Question], temperature: float = 0.0, seed: int = 0, batch_size: int | None = None
@@ -556,10 +558,11 @@ class RewardModel:
         by: Instruction,
         explain: bool,
         thought: str | None,
+        first: Picture | None = None,
     ) -> Question:
         (text,) = prompts_for(prompt, 1)
         examples = [Picture.of(image) for image in example_images(by)]
-        asked = self._question(by, examples, text, None, reference, shown, explain)
+        asked = self._question(by, examples, text, first, reference, shown, explain)
         return asked.question if thought is None else self._continued(asked, thought)
 
     def _answer(self, questions: Sequence[_Asked], options: _Options) -> list[_Answer]:

@@ -48,6 +48,8 @@ def test_compare_prints_one_json_object(rewarddance, model, picture_files, pictu
         (expected,) = untrained_judge.compare(pictures[0], pictures[1], PROMPT, debias=debias)
         assert found["log_odds"] == pytest.approx(expected.log_odds, abs=1e-4)
         assert found["debiased"] is debias
+        assert found["better"] == str(picture_files[0 if expected.verdict else 1])
+        assert not {"candidate", "reference"} & set(found), "indices of one among one"
 
 
 @pytest.mark.parametrize("method", ["pointwise", "anchored", "knockout", "round-robin"])
@@ -60,13 +62,22 @@ def test_rank_prints_one_json_object(rewarddance, model, picture_files, pictures
     assert found["images"] == [str(picture_files[index]) for index in expected.order]
     assert found["rewards"] == pytest.approx(expected.rewards, abs=1e-3)
     assert (found["judgement_count"], found["method"]) == (expected.judgement_count, method)
+    for item, judgement in zip(found["judgements"], expected.judgements, strict=True):
+        assert item["candidate_image"] == str(picture_files[judgement.candidate])
+        against = judgement.reference
+        assert item["reference_image"] == (None if against is None else str(picture_files[against]))
 
 
 def test_rank_takes_a_reference_and_an_instruction(rewarddance, model, picture_files, pictures, untrained_judge):
     options = ("--method", "anchored", "--reference", picture_files[0], "-i", "alignment", "--no-debias")
     outcome = rewarddance("rank", *picture_files[1:4], "-p", PROMPT, *options, "--json", *model)
     expected = untrained_judge.compare(pictures[1:4], pictures[0], PROMPT, "alignment", debias=False)
-    assert only_json(outcome)["rewards"] == pytest.approx([item.log_odds for item in expected], abs=1e-4)
+    found = only_json(outcome)
+    assert found["rewards"] == pytest.approx([item.log_odds for item in expected], abs=1e-4)
+    assert [item["candidate_image"] for item in found["judgements"]] == [str(file) for file in picture_files[1:4]]
+    assert {(item["reference"], item["reference_image"]) for item in found["judgements"]} == {
+        ("reference", str(picture_files[0]))
+    }
 
 
 def test_tables_hold_every_picture_and_markup_is_left_as_it_is(rewarddance, model, picture_files, monkeypatch):
@@ -110,14 +121,38 @@ def test_own_instructions_are_used(rewarddance, model, picture_files, untrained_
     assert found["judgements"][0]["log_odds"] == pytest.approx(expected.log_odds, abs=1e-4)
 
 
-def test_explanations_are_part_of_the_result(rewarddance, untrained_model_folder, picture_files, tmp_path):
+@pytest.fixture
+def brief(untrained_model_folder, tmp_path):
+    """Options for a judge that thinks aloud in three words."""
     import shutil
 
     from diffusers_ext.rewards.config import RewardConfig
 
     folder = shutil.copytree(untrained_model_folder, tmp_path / "brief")
     RewardConfig(max_new_tokens=3).save(folder)
-    options = ("--explain", "--json", "--model", folder, "--device", "cpu")
+    return ("--explain", "--model", folder, "--device", "cpu")
+
+
+def test_a_ranking_is_explained(rewarddance, brief, picture_files, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "600")
+    files = picture_files[:3]
+    found = only_json(rewarddance("rank", *files, "-p", PROMPT, "--json", *brief))
+    thoughts = {item["candidate_image"]: item["explanation"] for item in found["judgements"]}
+    assert all(isinstance(thought, str) for thought in thoughts.values()) and len(thoughts) == 3
+    table = rewarddance("rank", *files, "-p", PROMPT, *brief).stdout
+    for file, thought in thoughts.items():
+        (line,) = (line for line in table.splitlines() if file in line)
+        assert thought.strip() in line
+    for method in ("anchored", "knockout", "round-robin"):
+        outcome = rewarddance("rank", *files, "-p", PROMPT, "--method", method, *brief)
+        assert outcome.code == 0, outcome.stderr
+        assert "(candidate; the reference is" in outcome.stdout
+        if method == "anchored":
+            assert "what the others were held against" in outcome.stdout
+
+
+def test_explanations_are_part_of_the_result(rewarddance, brief, picture_files):
+    options = (*brief, "--json")
     found = only_json(rewarddance("score", picture_files[0], "-p", PROMPT, *options))
     assert isinstance(found["judgements"][0]["explanation"], str)
     assert isinstance(only_json(rewarddance("compare", *picture_files[:2], "-p", PROMPT, *options))["explanation"], str)

@@ -44,4 +44,5 @@ def preferences(draw, media=None):
         instruction=draw(optional),
         rationale=draw(optional),
         source=draw(st.none() | st.builds(Source, texts(max_size=8), optional, optional)),
+        first_frame=draw(st.none() | media),
     )

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from PIL import Image
 from diffusers_ext.data import Preference, locate, write
 from diffusers_ext.evaluation import judge_preferences
 from diffusers_ext.evaluation.clip import ClipJudge
+from diffusers_ext.rewards.errors import RewardDanceError
 
 
 @pytest.fixture
@@ -94,6 +97,62 @@ def test_judges_are_set_side_by_side(file, untrained_model_folder, clip_folder, 
     assert np.asarray(Image.open(plot)).std() > 5
     table = rewarddance("evaluate", "--data", file, "--model", untrained_model_folder)
     assert "accuracy with ties" in table.stdout and "4 records" in table.stdout
+
+
+@pytest.fixture
+def begun(pictures, tmp_path):
+    """A file of two records of videos (folders of frames) by an instruction about first frames; one names its own."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            pictures[number if name == "a" else 3 - number].save(tmp_path / name / f"{number}.png")
+    pictures[5].save(tmp_path / "first.png")
+    record = Preference("a star", "a", "b", "a", instruction="first-frame", first_frame="first.png")
+    write(tmp_path / "begun.jsonl", [record, replace(record, first_frame=None)])
+    return tmp_path / "begun.jsonl"
+
+
+def test_first_frames_are_shown_to_the_judge(begun, untrained_judge):
+    items = locate([begun])[0]
+    with pytest.raises(RewardDanceError, match="record 2: names no first_frame"):
+        judge_preferences(untrained_judge, items)
+    (found,) = judge_preferences(untrained_judge, items[:1])
+    a, b = ([Image.open(begun.parent / name / f"{n}.png").convert("RGB") for n in range(4)] for name in "ab")
+    given = Image.open(begun.parent / "first.png").convert("RGB")
+    options = {"instruction": "first-frame", "debias": False}
+    (forward,) = untrained_judge.compare_videos([a], [b], "a star", first_frame=given, **options)
+    (without,) = untrained_judge.compare_videos([a], [b], "a star", **options)
+    assert found.forward == pytest.approx(forward.log_odds, abs=1e-4)
+    assert abs(found.forward - without.log_odds) > 1e-3
+
+
+def test_a_judge_of_pictures_says_that_it_takes_no_videos(begun, clip_folder):
+    with pytest.raises(RewardDanceError, match="takes no videos"):
+        judge_preferences(ClipJudge.from_pretrained(clip_folder), locate([begun])[0][:1])
+
+
+def test_records_without_the_first_frame_they_need_are_named(begun, untrained_model_folder, rewarddance):
+    found = rewarddance("evaluate", "--data", begun, "--model", untrained_model_folder, "--json")
+    told = json.loads(found.stdout)
+    assert found.code == 2 and "record 2: names no first_frame" in found.stderr
+    assert told["judges"][untrained_model_folder.name]["figures"]["accuracy"]["n"] == 1
+
+
+def test_folders_of_one_name_are_two_judges(file, untrained_model_folder, rewarddance, tmp_path):
+    other = shutil.copytree(untrained_model_folder, tmp_path / "elsewhere" / untrained_model_folder.name)
+    models = ("--model", untrained_model_folder, "--model", other)
+    told = json.loads(rewarddance("evaluate", "--data", file, *models, "--json").stdout)
+    assert list(told["judges"]) == [untrained_model_folder.name, str(other)]
+    assert told["agreement"][0]["share"] == 1.0
+
+
+def test_what_cannot_be_drawn_or_loaded_is_said_in_one_line(file, rewarddance, tmp_path):
+    drawn = rewarddance("evaluate", "--data", file, "--plot", tmp_path / "plot.xyz")
+    assert drawn.code == 2 and "plot can end in" in drawn.stderr and "Traceback" not in drawn.stderr
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.json").write_text("{")
+    loaded = rewarddance("evaluate", "--data", file, "--model", tmp_path / "broken")
+    assert loaded.code == 2 and "config.json cannot be read" in loaded.stderr and "Traceback" not in loaded.stderr
 
 
 def test_what_cannot_be_measured_is_named_and_the_rest_is(file, untrained_model_folder, rewarddance):

@@ -88,6 +88,7 @@ def test_anchored_with_a_reference_compares_everyone_with_it(size):
     ranking = rank(strengths, "a star", judge, "anchored", reference=ANCHOR)
     assert ranking.judgement_count == judge.questions == 2 * size
     assert ranking.rewards == pytest.approx([strength - ANCHOR for strength in strengths])
+    assert {item.reference for item in ranking.judgements} == {"reference"}, "it is none of the candidates"
 
 
 def test_anchored_without_one_holds_everyone_against_the_first():
@@ -102,6 +103,26 @@ def test_judgements_name_the_candidates_by_their_place_in_the_list(method):
     strengths = strengths_of(6)
     for judgement in rank(strengths, "a star", KnowingJudge(), method).judgements:
         assert judgement.log_odds == strengths[judgement.candidate] - strengths[judgement.reference]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_telling_judgement_of_a_place(method):
+    strengths = strengths_of(6)
+    ranking = rank(strengths, "a star", KnowingJudge(), method)
+    told = [ranking.telling(index) for index in ranking.order]
+    for index, item in zip(ranking.order, told, strict=True):
+        assert item is None or index in (item.candidate, item.reference)
+    if method == "pointwise":
+        assert [item.candidate for item in told] == list(ranking.order)
+    elif method == "anchored":
+        assert [index for index, item in zip(ranking.order, told, strict=True) if item is None] == [0]
+    else:
+        assert {told[0].candidate, told[0].reference} == set(ranking.order[:2]), "the winner's over the runner-up"
+        for index, item in zip(ranking.order[1:], told[1:], strict=True):
+            other = item.reference if item.candidate == index else item.candidate
+            assert strengths[other] > strengths[index], "what says why it is not further ahead"
+    if method == "round-robin":
+        assert {told[3].candidate, told[3].reference} == set(ranking.order[2:4])
 
 
 def test_round_robin_compares_every_pair_once():

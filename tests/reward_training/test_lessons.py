@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from diffusers_ext.data import Located, Preference, write
+from diffusers_ext.reward_training import train_reward_model
 from diffusers_ext.reward_training.config import RewardTraining, TrainingError
 from diffusers_ext.reward_training.lessons import lessons_of, read_records
+from diffusers_ext.rewards.images import as_images
 from diffusers_ext.rewards.instructions import PRESETS
 
 CONFIG = RewardTraining(("train.jsonl",), "out")
@@ -66,6 +68,36 @@ def test_records_in_bytes_are_the_same_lessons(untrained_judge, items, preferenc
     item = items[0]
     inside = replace(item.record, a=(preferences / item.record.a).read_bytes())
     assert taught(untrained_judge, Located(inside, item.folder, "here")) == taught(untrained_judge, item)
+
+
+@pytest.fixture
+def begun(pictures, tmp_path):
+    """A record of two videos (folders of frames) that were to begin with a picture."""
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        for number in range(4):
+            pictures[number if name == "a" else 3 - number].save(tmp_path / name / f"{number}.png")
+    pictures[0].save(tmp_path / "first.png")
+    record = Preference("a photo of a star", "a", "b", "a", instruction="i2v-overall", first_frame="first.png")
+    return Located(record, tmp_path, "here")
+
+
+def test_a_first_frame_is_shown_where_the_instruction_is_about_it(untrained_judge, begun):
+    lessons = lessons_of(untrained_judge, begun, PRESETS["i2v-overall"], CONFIG, np.random.default_rng(0))
+    first = as_images(begun.folder / "first.png")[0].tobytes()
+    for lesson in lessons:
+        assert len(lesson.question.pictures) == 1 + 4 + 4
+        assert lesson.question.pictures[0].frames[0].tobytes() == first
+    others = lessons_of(untrained_judge, begun, PRESETS["video-overall"], CONFIG, np.random.default_rng(0))
+    assert {len(lesson.question.pictures) for lesson in others} == {4 + 4}
+
+
+def test_a_run_whose_instruction_is_about_first_frames_that_are_not_there_does_not_begin(begun, tmp_path):
+    write(tmp_path / "bad.jsonl", [begun.record, replace(begun.record, first_frame=None)])
+    run = RewardTraining((str(tmp_path / "bad.jsonl"),), str(tmp_path / "out"))
+    with pytest.raises(TrainingError, match=r"1 records name no first_frame(.|\n)*record 2"):
+        train_reward_model(run)
+    assert not (tmp_path / "out").exists()
 
 
 def test_missing_pictures_are_named_before_anything_is_trained(preferences, tmp_path):

@@ -50,7 +50,7 @@ def test_the_loss_is_plain_next_token_cross_entropy(judge, lessons, preferences)
     answers = judge.backbone.answers
     group = list(answers.yes if direct.yes else answers.no)
     expected = -F.log_softmax(logits[-1], -1)[group].logsumexp(0)
-    torch.testing.assert_close(student([direct]).double(), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(student([direct])[0].double(), expected, rtol=1e-4, atol=1e-4)
 
     (lesson,) = told
     messages = prompts.question(BY, "a photo of a star", pairwise=True, explain=True)
@@ -60,14 +60,14 @@ def test_the_loss_is_plain_next_token_cross_entropy(judge, lessons, preferences)
     count = lesson.taught
     spoken = F.cross_entropy(logits[-count - 1 : -1], tokens[-count:])
     verdict = -F.log_softmax(logits[-1], -1)[list(answers.yes)].logsumexp(0)
-    torch.testing.assert_close(student([lesson]).double(), verdict + 0.3 * spoken, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(student([lesson])[0].double(), verdict + 0.3 * spoken, rtol=1e-4, atol=1e-4)
 
 
 def test_lessons_in_one_batch_cost_what_they_do_alone(judge, lessons):
     student = GenerativeStudent(judge.backbone, checkpointing=False, rationales=0.3)
     weighed = [Lesson(item.question, item.taught, item.yes, 0.5 + number) for number, item in enumerate(lessons)]
-    alone = sum(student([lesson]) for lesson in weighed)
-    torch.testing.assert_close(student(weighed), alone, rtol=1e-4, atol=1e-4)
+    alone = sum(student([lesson])[0] for lesson in weighed)
+    torch.testing.assert_close(student(weighed)[0], alone, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["generative", "bradley-terry"])
@@ -82,14 +82,14 @@ def test_the_gradient_is_that_of_finite_differences_in_float64(judge, lessons, k
         student.head.weight.data = torch.randn(len(student.head.weight), dtype=torch.float64)
         weight = student.head.weight
         lessons = [lesson for lesson in lessons if not lesson.taught]
-    (gradient,) = torch.autograd.grad(student(lessons), weight)
+    (gradient,) = torch.autograd.grad(student(lessons)[0], weight)
     direction = torch.randn(weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     step = 1e-4
     with torch.no_grad():
         weight += step * direction
-        up = student(lessons)
+        up = student(lessons)[0]
         weight -= 2 * step * direction
-        down = student(lessons)
+        down = student(lessons)[0]
     assert float((up - down) / (2 * step)) == pytest.approx(float((gradient * direction).sum()), rel=1e-4)
 
 
@@ -98,7 +98,7 @@ def test_checkpointing_changes_nothing_but_memory(judge, lessons):
     gradients = []
     for checkpointing in (False, True):
         judge.model.zero_grad()
-        GenerativeStudent(judge.backbone, checkpointing, rationales=0.3)(lessons).backward()
+        GenerativeStudent(judge.backbone, checkpointing, rationales=0.3)(lessons)[0].backward()
         gradients.append(
             {name: item.grad.clone() for name, item in judge.model.named_parameters() if item.grad is not None}
         )
@@ -110,18 +110,18 @@ def test_checkpointing_changes_nothing_but_memory(judge, lessons):
 def test_bradley_terry_is_the_logistic_loss_of_the_difference(judge, lessons):
     student = BradleyTerryStudent(judge.backbone, checkpointing=False)
     pair = [lesson for lesson in lessons if not lesson.taught][:2]
-    assert student(pair).item() == pytest.approx(2 * np.log(2)), "all rewards are alike at the start"
+    assert student(pair)[0].item() == pytest.approx(2 * np.log(2)), "all rewards are alike at the start"
     student.head.weight.data = torch.randn(len(student.head.weight), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         _, ends, _ = student.read(pair)
         first, second = (float(value) for value in ends @ student.head.weight)
         sign = 1 if pair[0].yes else -1
-        assert float(student(pair)) == pytest.approx(2 * np.log1p(np.exp(-sign * (first - second))), rel=1e-4)
+        assert float(student(pair)[0]) == pytest.approx(2 * np.log1p(np.exp(-sign * (first - second))), rel=1e-4)
 
 
 def test_a_tie_costs_least_where_both_answers_are_alike(judge, lessons):
     student = GenerativeStudent(judge.backbone, checkpointing=False, rationales=0.0)
     question = lessons[0].question
-    yes, no, tie = (float(student([Lesson(question, 0, value, 1.0)])) for value in (1.0, 0.0, 0.5))
+    yes, no, tie = (float(student([Lesson(question, 0, value, 1.0)])[0]) for value in (1.0, 0.0, 0.5))
     assert tie == pytest.approx((yes + no) / 2)
     assert isinstance(lessons[0].question.pictures[0].frames[0], Image.Image)
