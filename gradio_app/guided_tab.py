@@ -10,17 +10,19 @@ import gradio as gr
 import pandas as pd
 
 from .guiding import METHODS, Pair, guide, method_of
+from .loras import worn
 from .models import Models
+from .runs import Runs
 from .search_tab import painting_controls
 from .settings import Settings
 from .stopping import stoppable
-from .telling import facts, say, told
+from .telling import facts, line_colours, say, told
 
 _COLUMNS: Final = ("step", "log-odds", "of")
 
 
-def tab(models: Models, settings: Settings) -> None:
-    """Lay the tab out."""
+def tab(models: Models, runs: Runs, settings: Settings) -> gr.Dropdown:
+    """Lay the tab out; gives where a LoRA is chosen."""
     most = min(32, settings.most_samples)
 
     @told
@@ -37,10 +39,11 @@ def tab(models: Models, settings: Settings) -> None:
         seed: float,
         steps: float | None,
         guidance: float | None,
+        lora: str | None,
     ) -> Iterator[tuple[Any, ...]]:
         begun = partial(
             guide,
-            partial(models.painting, pipeline),
+            partial(models.painting, pipeline, worn(runs, models, pipeline, lora)),
             models.judge(judge),
             prompt or "",
             method_of(method, min(int(particles), most), int(looks), int(width), strength),
@@ -58,7 +61,7 @@ def tab(models: Models, settings: Settings) -> None:
 
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            prompt, painted = painting_controls(models)
+            prompt, painted = painting_controls(models, runs)
             method = gr.Dropdown(list(METHODS), value=METHODS[0], label="Method")
             particles = gr.Slider(2, most, value=min(8, most), step=1, label="Particles")
             looks = gr.Slider(1, 10, value=4, step=1, label="Looks on the way")
@@ -89,6 +92,7 @@ def tab(models: Models, settings: Settings) -> None:
                 x=_COLUMNS[0],
                 y=_COLUMNS[1],
                 color=_COLUMNS[2],
+                color_map=line_colours([f"{run}, {which}" for run in ("base", "guided") for which in ("best", "mean")]),
                 title="Reward by step",
                 height=260,
                 elem_id="guided-plot",
@@ -100,6 +104,7 @@ def tab(models: Models, settings: Settings) -> None:
     shown = [plain, best, guided, counts, plot, as_json]
     started = go.click(run, given, shown, api_name="guided", concurrency_limit=2, concurrency_id="painting")
     stop.click(None, cancels=[started])
+    return painted[-1]
 
 
 def counters(found: Pair) -> str:

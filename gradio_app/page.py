@@ -11,8 +11,10 @@ import gradio as gr
 
 from diffusers_ext.rewards.errors import RewardDanceError
 
-from . import arena_tab, compare_tab, guided_tab, search_tab
+from . import arena_tab, compare_tab, guided_tab, search_tab, training_tab
+from .loras import offer_loras
 from .models import Models
+from .runs import Runs
 from .settings import Settings
 from .telling import text
 
@@ -27,7 +29,7 @@ _KEPT: Final = 24 * 3600
 
 def build(settings: Settings) -> gr.Blocks:
     """The page as Gradio has it, with no model loaded yet; ``build(Settings()).launch(**look())`` serves it."""
-    models = Models(settings)
+    models, runs = Models(settings), Runs(settings.runs, settings.device)
     with gr.Blocks(title="RewardDance", analytics_enabled=False, delete_cache=(3600, _KEPT)) as page:
         gr.Markdown("# RewardDance\nA judge of pictures: see what it makes of them, and say where it is wrong.")
         status = gr.HTML(_status(models), elem_id="status")
@@ -35,11 +37,15 @@ def build(settings: Settings) -> gr.Blocks:
             with gr.Tab("Compare", id="compare"):
                 compare_tab.tab(models)
             with gr.Tab("Best of N", id="search"):
-                search_tab.tab(models, settings)
+                searched = search_tab.tab(models, runs, settings)
             with gr.Tab("Guided", id="guided"):
-                guided_tab.tab(models, settings)
+                guided = guided_tab.tab(models, runs, settings)
             with gr.Tab("Arena", id="arena"):
                 arena_tab.tab(models, settings)
+            if settings.trains:
+                with gr.Tab("Training", id="training"):
+                    training_tab.tab(models, runs, settings, page)
+        offer_loras(runs, models, [searched, guided], page)
         for event in (gr.Timer(_REFRESH).tick, page.load):
             event(lambda: _status(models), None, status, queue=False, api_visibility="private", show_progress="hidden")
     page.queue(max_size=settings.most_waiting)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import functools
 import html
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
 
 import gradio as gr
 
 from diffusers_ext.rewards.errors import RewardDanceError
+
+_LINES: Final = ("#4f6bed", "#e07b39", "#2f9e79", "#9b5de5")
+"""Colours of lines in plots, in their order."""
 
 
 def text(value: object) -> str:
@@ -44,6 +47,11 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
 def _as_shown(error: RewardDanceError) -> gr.Error:
     # Gradio renders the message of an error as HTML.
     return gr.Error(text(error), print_exception=False)
+
+
+def line_colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each line of a plot, which would otherwise show only those that it has at first."""
+    return dict(zip(names, _LINES, strict=False))
 
 
 def facts(named: Mapping[str, object]) -> str:
