@@ -17,11 +17,12 @@ from .search_tab import painting_controls
 from .settings import Settings
 from .stopping import stoppable
 from .telling import facts, line_colours, say, told
+from .turns import Turns
 
 _COLUMNS: Final = ("step", "log-odds", "of")
 
 
-def tab(models: Models, runs: Runs, settings: Settings) -> gr.Dropdown:
+def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Dropdown:
     """Lay the tab out; gives where a LoRA is chosen."""
     most = min(32, settings.most_samples)
 
@@ -40,6 +41,7 @@ def tab(models: Models, runs: Runs, settings: Settings) -> gr.Dropdown:
         steps: float | None,
         guidance: float | None,
         lora: str | None,
+        request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         begun = partial(
             guide,
@@ -51,13 +53,14 @@ def tab(models: Models, runs: Runs, settings: Settings) -> gr.Dropdown:
             int(seed),
             models.options(steps, guidance),
         )
-        for found in stoppable(begun):
-            if found is None:
-                yield (gr.skip(),) * 6
-                continue
-            guided = found.guided.best if found.guided else None
-            curve = pd.DataFrame(found.curve(), columns=list(_COLUMNS))
-            yield found.base.images[0], found.base.best, guided, counters(found), curve, found.as_dict()
+        with turns.taken(request):
+            for found in stoppable(begun):
+                if found is None:
+                    yield (gr.skip(),) * 6
+                    continue
+                guided = found.guided.best if found.guided else None
+                curve = pd.DataFrame(found.curve(), columns=list(_COLUMNS))
+                yield found.base.images[0], found.base.best, guided, counters(found), curve, found.as_dict()
 
     with gr.Row():
         with gr.Column(scale=1, min_width=300):

@@ -85,6 +85,12 @@ class Models:
         return list(self._judges)
 
     @property
+    def video_judge(self) -> str:
+        """The judge of videos that is chosen to begin with."""
+        nano = DEFAULT_VIDEO_REWARD_MODEL.name
+        return nano if nano in self._judges else self.judges[0]
+
+    @property
     def pipelines(self) -> list[str]:
         return list(self._pipelines)
 

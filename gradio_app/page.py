@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from .models import Models
 from .runs import Runs
 from .settings import Settings
 from .telling import text
+from .turns import Turns
 
 _HERE: Final = Path(__file__).parent
 _FONT: Final = ("system-ui", "sans-serif")
@@ -29,19 +31,21 @@ _KEPT: Final = 24 * 3600
 
 def build(settings: Settings) -> gr.Blocks:
     """The page as Gradio has it, with no model loaded yet; ``build(Settings()).launch(**look())`` serves it."""
-    models, runs = Models(settings), Runs(settings.runs, settings.device)
+    models, runs, turns = Models(settings), Runs(settings.runs, settings.device), Turns()
     with gr.Blocks(title="RewardDance", analytics_enabled=False, delete_cache=(3600, _KEPT)) as page:
-        gr.Markdown("# RewardDance\nA judge of pictures: see what it makes of them, and say where it is wrong.")
+        gr.Markdown(
+            "# RewardDance\nA judge of pictures and videos: see what it makes of them, and say where it is wrong."
+        )
         status = gr.HTML(_status(models), elem_id="status")
         with gr.Tabs():
             with gr.Tab("Compare", id="compare"):
-                compare_tab.tab(models)
+                compare_tab.tab(models, turns, page)
             with gr.Tab("Best of N", id="search"):
-                searched = search_tab.tab(models, runs, settings)
+                searched = search_tab.tab(models, runs, turns, settings)
             with gr.Tab("Guided", id="guided"):
-                guided = guided_tab.tab(models, runs, settings)
+                guided = guided_tab.tab(models, runs, turns, settings)
             with gr.Tab("Arena", id="arena"):
-                arena_tab.tab(models, settings)
+                arena_tab.tab(models, turns, settings)
             if settings.trains:
                 with gr.Tab("Training", id="training"):
                     training_tab.tab(models, runs, settings, page)
@@ -103,6 +107,14 @@ def serve(
         )
     except OSError as error:
         raise AppError(f"{host}:{port or '7860 to 7959'}: cannot be listened at ({error})") from error
-    who = "those who can log in" if logins else "everyone who can reach it"
+    reached = "everyone" if share else "this machine only" if _is_local(host) else "everyone who can reach it"
+    who = "those who can log in" if logins else reached
     print(f"the page is at {(public or url).rstrip('/')}, open to {who}; stop with Ctrl-C", flush=True)
     page.block_thread()
+
+
+def _is_local(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

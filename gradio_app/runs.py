@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -202,7 +203,11 @@ class Runs:
                 _write_config(folder, plain(config))
             except OSError as error:
                 raise RunError(f"the run cannot be kept ({error.strerror})") from error
-            self._spawn(name)
+            try:
+                self._spawn(name)
+            except RunError:
+                shutil.rmtree(folder, ignore_errors=True)  # nothing has begun in it
+                raise
 
     def resume(self, name: str, iterations: int | None = None) -> None:
         """Go on with a run from its last saved state, exactly as if it had never been stopped.
@@ -299,7 +304,8 @@ class Runs:
             said = answer.readline().decode("utf-8", "replace").strip()
         if said != BEGUN:
             process.wait()
-            raise RunError(said or f"the training did not start; {_LOG} in the run's folder says why")
+            last = (folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()[-1:]
+            raise RunError(said or f"the training could not be started ({' '.join(last)})")
         self._process, self._training = process, name
 
 

@@ -24,6 +24,7 @@ from .searching import Point, Search, search
 from .settings import Settings
 from .stopping import stoppable
 from .telling import facts, line_colours, say, told
+from .turns import Turns
 
 _COLUMNS: Final = ("network evaluations", "log-odds", "of")
 
@@ -50,7 +51,7 @@ def painting_controls(models: Models, runs: Runs) -> tuple[gr.Textbox, list[Any]
     return prompt, [pipeline, judge, criterion, seed, steps, guidance, lora]
 
 
-def tab(models: Models, runs: Runs, settings: Settings) -> gr.Dropdown:
+def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Dropdown:
     """Lay the tab out; gives where a LoRA is chosen."""
 
     @told
@@ -65,6 +66,7 @@ def tab(models: Models, runs: Runs, settings: Settings) -> gr.Dropdown:
         steps: float | None,
         guidance: float | None,
         lora: str | None,
+        request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         options = models.options(steps, guidance)
         begun = partial(
@@ -81,7 +83,7 @@ def tab(models: Models, runs: Runs, settings: Settings) -> gr.Dropdown:
         painted = {"prompt": prompt, "pipeline": pipeline, "judge": judge, "instruction": criterion, **options}
         if lora:
             painted["lora"] = lora
-        with tempfile.TemporaryDirectory(prefix="rewarddance-") as folder:
+        with turns.taken(request), tempfile.TemporaryDirectory(prefix="rewarddance-") as folder:
             files: list[Path] = []
             for found in stoppable(begun):
                 if found is None:
