@@ -51,6 +51,11 @@ _PAIRS: Final[tuple[tuple[str, _Side, _Side], ...]] = (
 _MovingSide: TypeAlias = tuple[str, MotionFlaws]
 _VIDEO_PAIRS: Final[tuple[tuple[str, _MovingSide, _MovingSide], ...]] = (
     (
+        "a video of a green circle moving up",
+        ("a video of a red circle moving up", SMOOTH),
+        ("a video of a green circle moving up", SMOOTH),
+    ),
+    (
         "a video of a red star moving left",
         ("a video of a red star moving left", SMOOTH),
         ("a video of a red star moving right", SMOOTH),

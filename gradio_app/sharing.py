@@ -68,22 +68,24 @@ def _comparison(content: Any) -> Comparison:
         prompt, own = (_text(content[key]) for key in ("prompt", "criteria_of_your_own"))
         if not verdicts or len(verdicts) + len(reasoned) > _MOST:
             raise ValueError("no verdicts, or too many")
-    except (TypeError, KeyError, ValueError) as error:
+    except (TypeError, KeyError, ValueError, OverflowError) as error:
         raise ShareError("there is no result to be shared; compare first") from error
     return Comparison(prompt, verdicts, reasoned, own=own)
 
 
 def _answer(item: Any) -> Answer:
-    forward, backward = (float(value) for value in item["log_odds_of_yes"])
-    if not (math.isfinite(forward) and math.isfinite(backward)):
-        raise ValueError("no numbers")
     criterion = _text(item["criterion"])
-    about = [None if item.get(key) is None else _text(item[key]) for key in ("about_a", "about_b")]
-    orders = [
-        Judgement(value, criterion, (), explanation=said)
-        for value, said in zip((forward, backward), about, strict=True)
-    ]
-    return Answer(_text(item["judge"]), criterion, *orders)
+    forward, backward = (
+        Judgement(_number(value), criterion, (), explanation=None if item.get(key) is None else _text(item[key]))
+        for value, key in zip(item["log_odds_of_yes"], ("about_a", "about_b"), strict=True)
+    )
+    return Answer(_text(item["judge"]), criterion, forward, backward)
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise TypeError("expected a number")
+    return float(value)
 
 
 def _text(value: Any) -> str:

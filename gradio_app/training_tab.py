@@ -148,7 +148,7 @@ def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None
                 until = gr.Number(label="Iterations in all", precision=0, minimum=1, min_width=110)
                 on = gr.Button("Go on", elem_id="training-on", min_width=90)
             status = gr.HTML(say("No run is chosen."), elem_id="training-status")
-            with gr.Row():
+            with gr.Row(elem_id="training-curves"):
                 plots = [
                     gr.LinePlot(
                         x=_COLUMNS[0],
@@ -162,7 +162,7 @@ def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None
                     )
                     for title, names in _PLOTS.items()
                 ]
-            with gr.Row():
+            with gr.Row(elem_id="training-grids"):
                 before, now = (_grid(title) for title in ("Before training", "At the last evaluation"))
             give = gr.Button("Get the LoRA, for diffusers and for ComfyUI", elem_id="training-give")
             files = gr.File(file_count="multiple", interactive=False, show_label=False, elem_id="training-files")

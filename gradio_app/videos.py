@@ -52,7 +52,8 @@ def opened(path: str | None, name: str) -> tuple[Clip, list[str]]:
         return load_video(path), []
     except RewardDanceError as error:
         # Where the server keeps the file is nobody's business.
-        raise VideoError(f"video {name}: {str(error).removeprefix(f'{path}: ')}") from error
+        said = str(error).removeprefix(f"{path}: ").replace(path, Path(path).name)
+        raise VideoError(f"video {name}: {said}") from error
 
 
 def _refuse_large(path: str) -> None:
