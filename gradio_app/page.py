@@ -107,14 +107,19 @@ def serve(
         )
     except OSError as error:
         raise AppError(f"{host}:{port or '7860 to 7959'}: cannot be listened at ({error})") from error
-    reached = "everyone" if share else "this machine only" if _is_local(host) else "everyone who can reach it"
-    who = "those who can log in" if logins else reached
+    who = reached_by(host, share, bool(logins))
     print(f"the page is at {(public or url).rstrip('/')}, open to {who}; stop with Ctrl-C", flush=True)
     page.block_thread()
 
 
-def _is_local(host: str) -> bool:
+def reached_by(host: str, share: bool, logins: bool) -> str:
+    """Who can open a page that listens at an address."""
+    if logins:
+        return "those who can log in"
+    if share:
+        return "everyone"
     try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return False
+        local = False
+    return "this machine only" if local else "everyone who can reach it"

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
@@ -187,7 +188,7 @@ class Runs:
         if config.iterations > _MOST_ITERATIONS or len(prompts) > _MOST_PROMPTS:
             raise RunError(f"a run takes at most {_MOST_ITERATIONS} iterations and {_MOST_PROMPTS} prompts of your own")
         with self._lock:
-            self._refuse_second()
+            self._make_sure()
             if len(self.names) >= _MOST_RUNS:
                 raise RunError(f"there are {_MOST_RUNS} runs already; whoever keeps this page has to remove some")
             folder = self.folder / name
@@ -221,7 +222,7 @@ class Runs:
         """
         with self._lock:
             run = self.get(name)
-            self._refuse_second()
+            self._make_sure()
             total = iterations or int(run.config.get("iterations", 0))
             if total > _MOST_ITERATIONS:
                 raise RunError(f"a run takes at most {_MOST_ITERATIONS} iterations")
@@ -273,7 +274,9 @@ class Runs:
         done = bool(told.get("finished"))
         return ("finished" if done else "stopped"), None if reason is None else str(reason)
 
-    def _refuse_second(self) -> None:
+    def _make_sure(self) -> None:
+        if find_spec("peft") is None:
+            raise RunError("training needs peft: pip install 'rewarddance[train]'")
         if (going_on := self.training or busy(self.folder)) is not None:
             raise RunError(f"the run {going_on!r} is going on, and there is room for one at a time; wait, or stop it")
 
