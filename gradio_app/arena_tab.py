@@ -19,6 +19,7 @@ from diffusers_ext.rewards.errors import PromptTextError
 
 from .models import Models
 from .pairing import Pair, draw, makers
+from .runs import Runs
 from .settings import Settings
 from .telling import say, text, told
 from .turns import Turns
@@ -29,7 +30,7 @@ _KEYS: Final[dict[Ballot, str]] = {"a": "←", "tie": "T", "both bad": "B", "b":
 """What keys.js takes for a vote, in the order of the buttons."""
 
 
-def tab(models: Models, turns: Turns, settings: Settings) -> None:
+def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> None:
     """Lay the tab out."""
     name = models.judges[0]
 
@@ -43,7 +44,7 @@ def tab(models: Models, turns: Turns, settings: Settings) -> None:
         rng = Random()
         prompts = [_prompt(wanted, models, rng)]
         with turns.taken(request):
-            voter.pair = draw(makers(models, judge, INSTRUCTION), prompts, judge, name, INSTRUCTION, rng)
+            voter.pair = draw(makers(models, runs, judge, INSTRUCTION), prompts, judge, name, INSTRUCTION, rng)
         return voter, *_shown(voter.pair)
 
     def vote(choice: Ballot, key: str | None, voter: Voter) -> tuple[Voter, str, str]:

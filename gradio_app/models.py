@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LORA_GUIDANCE: Final = 1.0
+"""What LoRAs are trained with, and paint best with: none."""
 _LOADING: Final = threading.Lock()
 """One model at a time: the libraries do not like being imported by two threads at once."""
 

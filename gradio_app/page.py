@@ -45,7 +45,7 @@ def build(settings: Settings) -> gr.Blocks:
             with gr.Tab("Guided", id="guided"):
                 guided = guided_tab.tab(models, runs, turns, settings)
             with gr.Tab("Arena", id="arena"):
-                arena_tab.tab(models, turns, settings)
+                arena_tab.tab(models, runs, turns, settings)
             if settings.trains:
                 with gr.Tab("Training", id="training"):
                     training_tab.tab(models, runs, settings, page)

@@ -16,11 +16,12 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
-from diffusers_ext.configuring import plain
+from diffusers_ext.configuring import plain, read_yaml
 from diffusers_ext.metrics import FILE as METRICS
 from diffusers_ext.rewards.errors import RewardDanceError
 
@@ -224,14 +225,17 @@ class Runs:
             run = self.get(name)
             self._make_sure()
             total = iterations or int(run.config.get("iterations", 0))
-            if total > _MOST_ITERATIONS:
-                raise RunError(f"a run takes at most {_MOST_ITERATIONS} iterations")
+            if not 1 <= total <= _MOST_ITERATIONS:
+                raise RunError(f"a run takes at least 1 and at most {_MOST_ITERATIONS} iterations")
             if run.iterations >= total and run.state in ("finished", "stopped"):
                 raise RunError(
                     f"the run {name!r} has done {run.iterations} iterations, so that nothing is left of {total}; "
                     "give it more to go on"
                 )
-            _write_config(run.folder, {**run.config, "iterations": total})
+            try:
+                _write_config(run.folder, {**run.config, "iterations": total})
+            except OSError as error:
+                raise RunError(f"the run cannot be kept ({error.strerror})") from error
             self._spawn(name)
 
     def stop(self, name: str) -> None:
@@ -317,9 +321,13 @@ def _config(folder: Path) -> Path:
 
 
 def _plain_config(folder: Path) -> dict[str, Any]:
-    from diffusers_ext.configuring import read_yaml
+    return dict(_parsed(_config(folder), _changed(_config(folder))))
 
-    return read_yaml(_config(folder), RunError)
+
+@lru_cache(maxsize=2 * _MOST_RUNS)
+def _parsed(path: Path, changed: int) -> dict[str, Any]:
+    """Every open page asks for it every few seconds, and it hardly ever changes."""
+    return read_yaml(path, RunError)
 
 
 def _write_config(folder: Path, content: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from diffusers_ext.ranking import METHODS
 from .comparing import CRITERIA
 from .examples import PROMPTS
 from .loras import lora_control, worn
-from .models import Models
+from .models import LORA_GUIDANCE, Models
 from .pictures import png
 from .runs import Runs
 from .searching import Point, Search, search
@@ -46,7 +46,11 @@ def painting_controls(models: Models, runs: Runs) -> tuple[gr.Textbox, list[Any]
         lora = lora_control(runs, models)
     usual = nano.get("guidance_scale")
     lora.input(
-        lambda chosen: 1.0 if chosen else usual, lora, guidance, api_visibility="private", show_progress="hidden"
+        lambda chosen: LORA_GUIDANCE if chosen else usual,
+        lora,
+        guidance,
+        api_visibility="private",
+        show_progress="hidden",
     )
     return prompt, [pipeline, judge, criterion, seed, steps, guidance, lora]
 

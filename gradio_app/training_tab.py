@@ -34,12 +34,14 @@ _PLOTS: Final = {
 }
 """Titles, and what is drawn under each."""
 _LONGEST: Final = 100_000
+_MOST_POINTS: Final = 300
 
 
 def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None:
     """Lay the tab out."""
     known = recipes(settings.recipes, models)
     first = next(iter(known), None)
+    judged_by = [read_recipe(known, name).judges[0].instruction for name in known]
 
     @told
     def start(
@@ -56,6 +58,9 @@ def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None
     ) -> tuple[Any, str]:
         if len(prompts or "") > _LONGEST:
             raise RunError(f"prompts of your own take at most {_LONGEST} letters in all")
+        given = (iterations, seed, learning_rate, evaluate_every)
+        if any(number is None for number in given):
+            raise RunError("a number is missing; fill in iterations, seed, learning rate, and how often to evaluate")
         numbers = int(iterations), int(seed), float(learning_rate), int(evaluate_every)
         config = changed(read_recipe(known, recipe or ""), models, judge, criterion, second, *numbers)
         runs.start(
@@ -88,7 +93,8 @@ def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None
             run = runs.get(name or "")
         except RewardDanceError:
             return (None, say("No run is chosen."), *(None,) * 7)
-        return now, as_html(run), *curves(run).values(), _picture(run, 0), _picture(run, -1), run.as_dict()
+        told_of = {key: value for key, value in run.as_dict().items() if key != "steps"}  # which are drawn
+        return now, as_html(run), *curves(run).values(), _picture(run, 0), _picture(run, -1), told_of
 
     def begin() -> tuple[Any, ...]:
         return _choices(runs, None), _suggested(runs, first or "run")
@@ -121,7 +127,9 @@ def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None
                 label="Name", max_length=40, info="Small letters, digits, - and _.", elem_id="training-name"
             )
             recipe = gr.Dropdown(list(known), value=first, label="Recipe")
-            criterion = gr.Dropdown(list(CRITERIA), value=base.judges[0].instruction, label="Criterion")
+            criterion = gr.Dropdown(
+                list(dict.fromkeys([*CRITERIA, *judged_by])), value=base.judges[0].instruction, label="Criterion"
+            )
             with gr.Row():
                 iterations = gr.Number(label="Iterations", value=base.iterations, precision=0, minimum=1, min_width=100)
                 every = gr.Number(
@@ -261,7 +269,7 @@ def curves(run: Run) -> dict[str, pd.DataFrame | None]:
     """
     looks = run.evaluations
     lines = (
-        (_series(looks, "reward"), _series(run.steps, "reward")),
+        (_series(looks, "reward"), _thinned(_series(run.steps, "reward"))),
         (_series(looks, "reward_deviation"), _series(looks, "group_deviation")),
         (_series(looks, "second"), _series(looks, "held_out")),
         (_shares(_series(looks, "pixel_diversity")), _shares(_series(looks, "feature_diversity"))),
@@ -275,6 +283,13 @@ def curves(run: Run) -> dict[str, pd.DataFrame | None]:
 
 def _series(entries: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
     return [(item["iteration"], item[key]) for item in entries if item.get(key) is not None]
+
+
+def _thinned(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
+    """No more points than can be told apart, each the mean of its neighbours."""
+    size = -(-len(points) // _MOST_POINTS)
+    groups = [points[start : start + size] for start in range(0, len(points), size or 1)]
+    return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
 
 
 def _shares(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:

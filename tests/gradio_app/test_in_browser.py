@@ -44,8 +44,8 @@ WATCH = """() => {
 def test_two_pictures_are_compared_and_explained_word_by_word(page):
     page.get_by_text("a photo of a green triangle").first.click()
     page.locator("#compare-b img").wait_for()
-    page.locator("visible=true").get_by_label("video-reward-5m").check()
-    page.locator("visible=true").get_by_label("Explain the first criterion").check()
+    page.get_by_label("video-reward-5m").locator("visible=true").check()
+    page.get_by_label("Explain the first criterion").locator("visible=true").check()
     page.evaluate(WATCH)
     page.locator("#compare-go").click()
     page.locator(".rd-thought:not(.rd-writing)").nth(1).wait_for()
