@@ -41,7 +41,7 @@ def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None
     """Lay the tab out."""
     known = recipes(settings.recipes, models)
     first = next(iter(known), None)
-    judged_by = [read_recipe(known, name).judges[0].instruction for name in known]
+    judged_by = list(dict.fromkeys([*CRITERIA, *(read_recipe(known, name).judges[0].instruction for name in known)]))
 
     @told
     def start(
