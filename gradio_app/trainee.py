@@ -25,7 +25,6 @@ _LOCK: Final = ".training.lock"
 _CURRENT: Final = ".training"
 _PATIENCE: Final = 2.0
 """Seconds in which a page that only looks lets go of the lock."""
-_NICE: Final = 10
 
 
 def busy(runs: Path) -> str | None:
@@ -53,8 +52,6 @@ def main() -> int:
     (folder / ENDED).unlink(missing_ok=True)
     print(BEGUN, flush=True)
     os.dup2(2, 1)  # whatever libraries print goes to the log
-    if hasattr(os, "nice"):
-        os.nice(_NICE)  # people wait for the page, and nobody for this
     told = _train(folder)
     partial = folder / f"{ENDED}.partial"
     partial.write_text(json.dumps(told) + "\n", encoding="utf-8")
