@@ -95,22 +95,23 @@ def status_of(page, said):
 
 
 def test_a_run_is_trained_stopped_gone_on_with_and_its_lora_is_painted_with(page, chromium, page_url, runs_folder):
+    page.set_default_timeout(3 * PATIENCE)
     tab(page, "Training")
-    page.locator("#training-name input").fill("../outside")
+    page.locator("#training-name :is(input, textarea)").fill("../outside")
     page.locator("#training-go").click()
     page.get_by_text("will not do").wait_for()
-    page.locator("#training-name input").fill("first")
+    page.locator("#training-name :is(input, textarea)").fill("first")
     page.get_by_label("Iterations", exact=True).fill("200")
     page.locator("#training-go").click()
     status_of(page, "of 200")
     page.reload()  # which forgets nothing
     tab(page, "Training")
     status_of(page, "training")
-    page.locator("#training-name input").fill("second")
+    page.locator("#training-name :is(input, textarea)").fill("second")
     page.locator("#training-go").click()
     page.get_by_text("room for one at a time").wait_for()
     other = chromium.new_page()
-    other.set_default_timeout(PATIENCE)
+    other.set_default_timeout(3 * PATIENCE)
     other.goto(page_url)
     tab(other, "Training")
     other.wait_for_function("parseInt(document.querySelectorAll('#training-status dd')[1]?.innerText) >= 3")
