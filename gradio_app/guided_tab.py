@@ -16,10 +16,11 @@ from .runs import Runs
 from .search_tab import painting_controls
 from .settings import Settings
 from .stopping import stoppable
-from .telling import facts, line_colours, say, told
+from .telling import facts, line_colours, redrawn, say, told
 from .turns import Turns
 
 _COLUMNS: Final = ("step", "log-odds", "of")
+_LINES: Final = tuple(f"{run}, {which}" for run in ("base", "guided") for which in ("best", "mean"))
 
 
 def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Dropdown:
@@ -59,7 +60,7 @@ def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Drop
                     yield (gr.skip(),) * 6
                     continue
                 guided = found.guided.best if found.guided else None
-                curve = pd.DataFrame(found.curve(), columns=list(_COLUMNS))
+                curve = redrawn(pd.DataFrame(found.curve(), columns=list(_COLUMNS)), _LINES)
                 yield found.base.images[0], found.base.best, guided, counters(found), curve, found.as_dict()
 
     with gr.Row():
@@ -95,7 +96,7 @@ def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Drop
                 x=_COLUMNS[0],
                 y=_COLUMNS[1],
                 color=_COLUMNS[2],
-                color_map=line_colours([f"{run}, {which}" for run in ("base", "guided") for which in ("best", "mean")]),
+                color_map=line_colours(_LINES),
                 title="Reward by step",
                 height=260,
                 elem_id="guided-plot",

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import gradio as gr
+import pandas as pd
 
 from diffusers_ext.rewards.errors import RewardDanceError
 
@@ -50,8 +51,13 @@ def _as_shown(error: RewardDanceError) -> gr.Error:
 
 
 def line_colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each line of a plot, which would otherwise show only those that it has at first."""
+    """A colour for each line of a plot."""
     return dict(zip(names, _LINES, strict=False))
+
+
+def redrawn(rows: pd.DataFrame | None, names: Sequence[str]) -> Any:
+    """A plot with these rows. Given as a mere value, lines that it did not have at first would not be shown."""
+    return gr.LinePlot(rows, color_map=line_colours(names))
 
 
 def facts(named: Mapping[str, object]) -> str:

@@ -21,7 +21,7 @@ from .models import Models
 from .recipes import AS_GIVEN, changed, read_recipe, recipes
 from .runs import LORA, LORA_FOR_COMFYUI, Run, RunError, Runs
 from .settings import Settings
-from .telling import facts, line_colours, say, text, told
+from .telling import facts, line_colours, redrawn, say, text, told
 
 _REFRESH: Final = 2.0
 """Seconds between looks at the run that is shown."""
@@ -94,7 +94,8 @@ def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None
         except RewardDanceError:
             return (None, say("No run is chosen."), *(None,) * 7)
         told_of = {key: value for key, value in run.as_dict().items() if key != "steps"}  # which are drawn
-        return now, as_html(run), *curves(run).values(), _picture(run, 0), _picture(run, -1), told_of
+        plots = (redrawn(rows, _PLOTS[title]) for title, rows in curves(run).items())
+        return now, as_html(run), *plots, _picture(run, 0), _picture(run, -1), told_of
 
     def begin() -> tuple[Any, ...]:
         return _choices(runs, None), _suggested(runs, first or "run")
