@@ -16,7 +16,7 @@ from .runs import Runs
 from .search_tab import painting_controls
 from .settings import Settings
 from .stopping import stoppable
-from .telling import facts, line_colours, redrawn, say, told
+from .telling import facts, redrawn, say, told
 from .turns import Turns
 
 _COLUMNS: Final = ("step", "log-odds", "of")
@@ -96,7 +96,6 @@ def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Drop
                 x=_COLUMNS[0],
                 y=_COLUMNS[1],
                 color=_COLUMNS[2],
-                color_map=line_colours(_LINES),
                 title="Reward by step",
                 height=260,
                 elem_id="guided-plot",

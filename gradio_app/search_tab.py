@@ -27,6 +27,7 @@ from .telling import facts, line_colours, say, told
 from .turns import Turns
 
 _COLUMNS: Final = ("network evaluations", "log-odds", "of")
+_LINES: Final = ("best", "mean")
 
 
 def painting_controls(models: Models, runs: Runs) -> tuple[gr.Textbox, list[Any]]:
@@ -131,7 +132,7 @@ def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Drop
                 x=_COLUMNS[0],
                 y=_COLUMNS[1],
                 color=_COLUMNS[2],
-                color_map=line_colours(("best", "mean")),
+                color_map=line_colours(_LINES, _LINES),
                 title="The way of the search",
                 height=220,
             )
@@ -167,5 +168,5 @@ def counters(found: Search) -> str:
 
 def trace(points: Sequence[Point]) -> pd.DataFrame:
     """The way of a search as rows to be drawn."""
-    rows = [(point.evaluations, getattr(point, name), name) for name in ("best", "mean") for point in points]
+    rows = [(point.evaluations, getattr(point, name), name) for name in _LINES for point in points]
     return pd.DataFrame(rows, columns=list(_COLUMNS))

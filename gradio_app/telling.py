@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import html
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import gradio as gr
@@ -50,14 +50,19 @@ def _as_shown(error: RewardDanceError) -> gr.Error:
     return gr.Error(text(error), print_exception=False)
 
 
-def line_colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each line of a plot."""
-    return dict(zip(names, _LINES, strict=False))
+def line_colours(names: Sequence[str], shown: Collection[str]) -> dict[str, str]:
+    """Colours of those lines of a plot that are shown; each keeps its own, whichever are."""
+    return {name: colour for name, colour in zip(names, _LINES, strict=False) if name in shown}
 
 
 def redrawn(rows: pd.DataFrame | None, names: Sequence[str]) -> Any:
-    """A plot with these rows. Given as a mere value, lines that it did not have at first would not be shown."""
-    return gr.LinePlot(rows, color_map=line_colours(names))
+    """A plot of rows whose last column says which line they belong to, of those that `names` lists.
+
+    Gradio draws a plot anew when its colours change and not when its rows do, and then shows no line that it did not
+    have before. So the colours are those of the lines that there are.
+    """
+    shown = set() if rows is None else set(rows[rows.columns[-1]])
+    return gr.LinePlot(rows, color_map=line_colours(names, shown))
 
 
 def facts(named: Mapping[str, object]) -> str:

@@ -21,7 +21,7 @@ from .models import Models
 from .recipes import AS_GIVEN, changed, read_recipe, recipes
 from .runs import LORA, LORA_FOR_COMFYUI, Run, RunError, Runs
 from .settings import Settings
-from .telling import facts, line_colours, redrawn, say, text, told
+from .telling import facts, redrawn, say, text, told
 
 _REFRESH: Final = 2.0
 """Seconds between looks at the run that is shown."""
@@ -164,12 +164,11 @@ def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None
                         y=_COLUMNS[1],
                         y_title=" ",
                         color=_COLUMNS[2],
-                        color_map=line_colours(names),
                         title=title,
                         height=220,
                         min_width=280,
                     )
-                    for title, names in _PLOTS.items()
+                    for title in _PLOTS
                 ]
             with gr.Row(elem_id="training-grids"):
                 before, now = (_grid(title) for title in ("Before training", "At the last evaluation"))
