@@ -38,18 +38,38 @@ def start(
     ] = None,
     share: Annotated[bool, typer.Option("--share", help="Open a public tunnel through Gradio's servers.")] = False,
     votes: Annotated[Path, typer.Option(help="SQLite file of the arena's votes.")] = _DEFAULTS.votes,
+    runs: Annotated[Path, typer.Option(help="Folder of training runs.")] = _DEFAULTS.runs,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What may be trained: a YAML file of `train-lora`, or the name of a shipped one; may be repeated. "
+            "Default: the shipped ones of the pipelines."
+        ),
+    ] = None,
+    training: Annotated[bool, typer.Option(help="Whether visitors may train.")] = True,
     max_samples: Annotated[int, typer.Option(help="The largest N of a search.", min=1)] = _DEFAULTS.most_samples,
     max_queue: Annotated[int, typer.Option(help="How many requests may wait.", min=1)] = _DEFAULTS.most_waiting,
     max_upload: Annotated[int, typer.Option(help="The most MB of one picture.", min=1)] = _DEFAULTS.most_megabytes,
 ) -> None:
-    """Start the page: compare pictures, search, steer, and vote."""
+    """Start the page: compare pictures, search, steer, vote, and train."""
     try:
         from .page import serve
     except ModuleNotFoundError as error:
         if error.name != "gradio":
             raise
         raise RewardDanceError("the page needs gradio: pip install 'rewarddance[gradio]'") from error
-    settings = Settings(tuple(model or ()), tuple(pipeline or ()), device, votes, max_samples, max_queue, max_upload)
+    settings = Settings(
+        tuple(model or ()),
+        tuple(pipeline or ()),
+        device,
+        votes,
+        runs,
+        tuple(recipe or ()),
+        training,
+        max_samples,
+        max_queue,
+        max_upload,
+    )
     serve(settings, host, port, _logins(auth or []), share)
 
 

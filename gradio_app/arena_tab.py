@@ -19,8 +19,10 @@ from diffusers_ext.rewards.errors import PromptTextError
 
 from .models import Models
 from .pairing import Pair, draw, makers
+from .runs import Runs
 from .settings import Settings
 from .telling import say, text, told
+from .turns import Turns
 from .voting import NAMES, Voter, export, revealed, table
 
 INSTRUCTION: Final = "overall"
@@ -28,7 +30,7 @@ _KEYS: Final[dict[Ballot, str]] = {"a": "←", "tie": "T", "both bad": "B", "b":
 """What keys.js takes for a vote, in the order of the buttons."""
 
 
-def tab(models: Models, settings: Settings) -> None:
+def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> None:
     """Lay the tab out."""
     name = models.judges[0]
 
@@ -36,13 +38,13 @@ def tab(models: Models, settings: Settings) -> None:
         return VoteStore(settings.votes)
 
     @told
-    def another(wanted: str | None, voter: Voter) -> tuple[Any, ...]:
+    def another(wanted: str | None, voter: Voter, request: gr.Request) -> tuple[Any, ...]:
         votes()  # where votes cannot be kept, that is said before anybody looks at pictures
         judge = models.judge(name)
         rng = Random()
-        voter.pair = draw(
-            makers(models, judge, INSTRUCTION), [_prompt(wanted, models, rng)], judge, name, INSTRUCTION, rng
-        )
+        prompts = [_prompt(wanted, models, rng)]
+        with turns.taken(request):
+            voter.pair = draw(makers(models, runs, judge, INSTRUCTION), prompts, judge, name, INSTRUCTION, rng)
         return voter, *_shown(voter.pair)
 
     def vote(choice: Ballot, key: str | None, voter: Voter) -> tuple[Voter, str, str]:

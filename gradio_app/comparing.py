@@ -1,26 +1,45 @@
-"""What the tab Compare computes: two pictures, several judges, several criteria, and where the judges disagree."""
+"""What the tab Compare computes: two pictures or videos, several judges and criteria, and where the judges disagree."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from diffusers_ext.rewards.errors import InstructionError, ModelError, PromptTextError, RewardDanceError
-from diffusers_ext.rewards.instructions import DEFAULT_INSTRUCTION, PRESETS, Instruction, get_instruction
+from diffusers_ext.rewards.instructions import (
+    DEFAULT_INSTRUCTION,
+    DEFAULT_VIDEO_INSTRUCTION,
+    PRESETS,
+    Instruction,
+    Task,
+    get_instruction,
+)
 from diffusers_ext.rewards.judgement import Judgement
+from diffusers_ext.rewards.videos import Clip
+
+from .stopping import stoppable
 
 if TYPE_CHECKING:
     from PIL import Image
 
     from diffusers_ext.ranking import Judge
 
-CRITERIA: Final = tuple(
-    sorted((name for name, item in PRESETS.items() if item.task == "t2i"), key=lambda name: name != DEFAULT_INSTRUCTION)
-)
+Shown: TypeAlias = "Image.Image | Clip"
+
+
+def _presets(task: Task, first: str) -> tuple[str, ...]:
+    return tuple(sorted((name for name, item in PRESETS.items() if item.task == task), key=lambda name: name != first))
+
+
+CRITERIA: Final = _presets("t2i", DEFAULT_INSTRUCTION)
 """The presets for pictures, the overall one first."""
+VIDEO_CRITERIA: Final = _presets("t2v", DEFAULT_VIDEO_INSTRUCTION)
+"""Those for videos."""
 _MOST_OWN: Final = 8
 _LONGEST: Final = 1000
+_TICK: Final = 0.05
+"""Seconds between looks at a thought that is being written."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +73,18 @@ class Answer:
             "asked_about_a": self.forward.reward,
             "asked_about_b": 1.0 - self.backward.reward,
             "better": "a" if self.debiased.verdict else "b",
+            "log_odds_of_yes": [self.forward.log_odds, self.backward.log_odds],
         }
+
+
+@dataclass(frozen=True)
+class Writing:
+    """A thought so far: what a judge has written when asked about A, and when asked about B."""
+
+    judge: str
+    criterion: str
+    about_a: str = ""
+    about_b: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +97,8 @@ class Comparison:
         reasoned: verdicts after a chain of thought; the thoughts are the `explanation` of either order.
         failures: of each judge that could not answer, why.
         notes: what else is to be said.
+        writing: what is being written.
+        own: criteria of one's own, as they were given.
     """
 
     prompt: str
@@ -74,6 +106,8 @@ class Comparison:
     reasoned: tuple[Answer, ...] = ()
     failures: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    writing: Writing | None = None
+    own: str = ""
 
     @property
     def criteria(self) -> list[str]:
@@ -98,6 +132,7 @@ class Comparison:
         ]
         return {
             "prompt": self.prompt,
+            "criteria_of_your_own": self.own,
             "verdicts": [answer.as_dict() for answer in self.answers],
             "after_reasoning": thoughts,
             "disputed": [criterion for criterion in self.criteria if self.disputed(criterion)],
@@ -106,7 +141,7 @@ class Comparison:
         }
 
 
-def instructions_for(presets: Sequence[str], own: str) -> list[Instruction]:
+def instructions_for(presets: Sequence[str], own: str, task: Task = "t2i") -> list[Instruction]:
     """The presets chosen, and criteria of one's own: a line each, ``name: what to judge by`` or the latter alone.
 
     Raises:
@@ -120,7 +155,7 @@ def instructions_for(presets: Sequence[str], own: str) -> list[Instruction]:
         name, colon, said = line.partition(":")
         if not colon or not said.strip() or len(name) > 40:
             name, said = f"own {number}", line
-        chosen.append(Instruction(name.strip(), said.strip(), (name.strip(),)))
+        chosen.append(Instruction(name.strip(), said.strip(), (name.strip(),), task))
     if not chosen:
         raise InstructionError("there is nothing to judge by; choose a criterion, or write one")
     if len({item.name for item in chosen}) < len(chosen):
@@ -128,23 +163,47 @@ def instructions_for(presets: Sequence[str], own: str) -> list[Instruction]:
     return chosen
 
 
-def ask(
-    judge: Judge, name: str, a: Image.Image, b: Image.Image, prompt: str, by: Instruction, explain: bool = False
-) -> Answer:
-    """Have both orders of a pair judged."""
-    forward, backward = judge.compare([a, b], [b, a], prompt, instruction=by, debias=False, explain=explain)
+def ask(judge: Judge, name: str, a: Shown, b: Shown, prompt: str, by: Instruction, **options: Any) -> Answer:
+    """Have both orders of a pair judged.
+
+    Raises:
+        ModelError: the judge takes no videos, and these are some.
+    """
+    compare = getattr(judge, "compare_videos", None) if isinstance(a, Clip) else judge.compare
+    if compare is None:
+        raise ModelError(f"{name}: takes no videos")
+    forward, backward = compare([a, b], [b, a], prompt, instruction=by, debias=False, **options)
     return Answer(name, by.name, forward, backward)
+
+
+def think(judge: Judge, name: str, a: Shown, b: Shown, prompt: str, by: Instruction) -> Iterator[Writing | Answer]:
+    """The same after a chain of thought, which is told while it is written.
+
+    A judge that is served elsewhere hands its thoughts out whole.
+
+    Yields:
+        What has been written so far, and at the end the answer.
+    """
+    texts = ["", ""]
+    aloud = {"on_text": texts.__setitem__} if hasattr(judge, "think") else {}
+
+    def work(stopped: Callable[[], bool]) -> Iterator[Answer]:
+        yield ask(judge, name, a, b, prompt, by, explain=True, cancel=stopped, **aloud)
+
+    for answer in stoppable(work, _TICK):
+        yield Writing(name, by.name, *texts) if answer is None else answer
 
 
 def compare(
     find: Callable[[str], Judge],
     judges: Sequence[str],
-    a: Image.Image,
-    b: Image.Image,
+    a: Shown,
+    b: Shown,
     prompt: str,
     by: Sequence[Instruction],
     explain: bool = False,
     notes: Sequence[str] = (),
+    own: str = "",
 ) -> Iterator[Comparison]:
     """Ask every judge by every instruction, then have each explain itself by the first of them.
 
@@ -158,10 +217,10 @@ def compare(
         ModelError: no judge was named, or not one could answer.
     """
     if not prompt.strip():
-        raise PromptTextError("the prompt is empty; say what the pictures were to show")
+        raise PromptTextError("the prompt is empty; say what both were to show")
     if not judges:
         raise ModelError("no judge is chosen; choose at least one")
-    known = Comparison(prompt, notes=tuple(notes))
+    known = Comparison(prompt, notes=tuple(notes), own=own)
     failures: dict[str, str] = {}
     for name in judges:
         try:
@@ -175,12 +234,16 @@ def compare(
         raise ModelError("; ".join(failures.values()))
     for name in [name for name in judges if explain and name not in failures]:
         try:
-            thought: tuple[Answer, ...] = (ask(find(name), name, a, b, prompt, by[0], explain=True),)
+            for thought in think(find(name), name, a, b, prompt, by[0]):
+                if isinstance(thought, Answer):
+                    known = replace(known, reasoned=(*known.reasoned, thought), writing=None)
+                elif thought != known.writing:
+                    known = replace(known, writing=thought)
+                yield known
         except RewardDanceError as error:
             failures[name] = str(error)
-            thought = ()
-        known = replace(known, reasoned=known.reasoned + thought, failures=_pairs(failures))
-        yield known
+            known = replace(known, failures=_pairs(failures), writing=None)
+            yield known
 
 
 def _pairs(failures: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

@@ -10,17 +10,21 @@ import gradio as gr
 import pandas as pd
 
 from .guiding import METHODS, Pair, guide, method_of
+from .loras import worn
 from .models import Models
+from .runs import Runs
 from .search_tab import painting_controls
 from .settings import Settings
 from .stopping import stoppable
-from .telling import facts, say, told
+from .telling import facts, redrawn, say, told
+from .turns import Turns
 
 _COLUMNS: Final = ("step", "log-odds", "of")
+_LINES: Final = tuple(f"{run}, {which}" for run in ("base", "guided") for which in ("best", "mean"))
 
 
-def tab(models: Models, settings: Settings) -> None:
-    """Lay the tab out."""
+def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Dropdown:
+    """Lay the tab out; gives where a LoRA is chosen."""
     most = min(32, settings.most_samples)
 
     @told
@@ -37,10 +41,12 @@ def tab(models: Models, settings: Settings) -> None:
         seed: float,
         steps: float | None,
         guidance: float | None,
+        lora: str | None,
+        request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         begun = partial(
             guide,
-            partial(models.painting, pipeline),
+            partial(models.painting, pipeline, worn(runs, models, pipeline, lora)),
             models.judge(judge),
             prompt or "",
             method_of(method, min(int(particles), most), int(looks), int(width), strength),
@@ -48,17 +54,18 @@ def tab(models: Models, settings: Settings) -> None:
             int(seed),
             models.options(steps, guidance),
         )
-        for found in stoppable(begun):
-            if found is None:
-                yield (gr.skip(),) * 6
-                continue
-            guided = found.guided.best if found.guided else None
-            curve = pd.DataFrame(found.curve(), columns=list(_COLUMNS))
-            yield found.base.images[0], found.base.best, guided, counters(found), curve, found.as_dict()
+        with turns.taken(request):
+            for found in stoppable(begun):
+                if found is None:
+                    yield (gr.skip(),) * 6
+                    continue
+                guided = found.guided.best if found.guided else None
+                curve = redrawn(pd.DataFrame(found.curve(), columns=list(_COLUMNS)), _LINES)
+                yield found.base.images[0], found.base.best, guided, counters(found), curve, found.as_dict()
 
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            prompt, painted = painting_controls(models)
+            prompt, painted = painting_controls(models, runs)
             method = gr.Dropdown(list(METHODS), value=METHODS[0], label="Method")
             particles = gr.Slider(2, most, value=min(8, most), step=1, label="Particles")
             looks = gr.Slider(1, 10, value=4, step=1, label="Looks on the way")
@@ -100,6 +107,7 @@ def tab(models: Models, settings: Settings) -> None:
     shown = [plain, best, guided, counts, plot, as_json]
     started = go.click(run, given, shown, api_name="guided", concurrency_limit=2, concurrency_id="painting")
     stop.click(None, cancels=[started])
+    return painted[-1]
 
 
 def counters(found: Pair) -> str:

@@ -13,6 +13,7 @@ from diffusers_ext.nano import DEFAULT_PIPELINE, DEFAULT_REWARD_MODEL, DEFAULT_V
 from diffusers_ext.rewards.addresses import connected, is_address
 from diffusers_ext.rewards.errors import ModelError, RewardDanceError
 
+from .runs import LORA
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LORA_GUIDANCE: Final = 1.0
+"""What LoRAs are trained with, and paint best with: none."""
 _LOADING: Final = threading.Lock()
 """One model at a time: the libraries do not like being imported by two threads at once."""
 
@@ -73,12 +76,21 @@ class Models:
         device = settings.device
         self._judges = _named(judges, lambda source: _load_judge(source, device))
         self._pipelines = _named(pipelines, lambda source: _load_pipeline(source, device))
+        self._judge_sources = dict(zip(self._judges, judges, strict=True))
+        self._pipeline_sources = dict(zip(self._pipelines, pipelines, strict=True))
         self._brush = threading.Lock()
+        self._worn: dict[str, tuple[Path, int]] = {}
         self.is_nano = not settings.pipelines
 
     @property
     def judges(self) -> list[str]:
         return list(self._judges)
+
+    @property
+    def video_judge(self) -> str:
+        """The judge of videos that is chosen to begin with."""
+        nano = DEFAULT_VIDEO_REWARD_MODEL.name
+        return nano if nano in self._judges else self.judges[0]
 
     @property
     def pipelines(self) -> list[str]:
@@ -97,15 +109,55 @@ class Models:
         return _chosen(self._judges, name, "judge").get()
 
     @contextmanager
-    def painting(self, name: str) -> Iterator[Any]:
+    def painting(self, name: str, lora: Path | None = None) -> Iterator[Any]:
         """A pipeline by its name, to oneself: its scheduler remembers where it is, so it paints one thing at a time.
 
+        Args:
+            name: of the pipeline.
+            lora: the folder of a LoRA that it is to paint with, or None for the pipeline as it is.
+
         Raises:
-            ModelError: as :meth:`judge`.
+            ModelError: as :meth:`judge`, or the LoRA cannot be loaded.
         """
         pipeline = _chosen(self._pipelines, name, "pipeline").get()
         with self._brush:
+            self._dress(name, pipeline, lora)
             yield pipeline
+
+    def judge_source(self, name: str) -> str | None:
+        """Where a judge comes from, as a training takes it: None for the nano judge.
+
+        Raises:
+            ModelError: there is no such judge here.
+        """
+        _chosen(self._judges, name, "judge")
+        return _as_trained(self._judge_sources[name], DEFAULT_REWARD_MODEL)
+
+    def pipeline_source(self, name: str) -> str | None:
+        """Where a pipeline comes from, as a training takes it: None for the nano generator.
+
+        Raises:
+            ModelError: there is no such pipeline here.
+        """
+        _chosen(self._pipelines, name, "pipeline")
+        return _as_trained(self._pipeline_sources[name], DEFAULT_PIPELINE)
+
+    def _dress(self, name: str, pipeline: Any, lora: Path | None) -> None:
+        """Have a pipeline wear a LoRA, or none; one that it wears already it keeps, unless the file has changed."""
+        wanted = None if lora is None else (lora, (lora / LORA).stat().st_mtime_ns)
+        if self._worn.get(name) == wanted:
+            return
+        if self._worn.pop(name, None) is not None:
+            pipeline.unload_lora_weights()
+        if lora is None or wanted is None:
+            return
+        try:
+            pipeline.load_lora_weights(str(lora), weight_name=LORA, use_safetensors=True, local_files_only=True)
+        except Exception as error:  # whatever a library raises must leave the pipeline as it was
+            with suppress(Exception):
+                pipeline.unload_lora_weights()
+            raise ModelError(f"the LoRA {lora.name!r} cannot be loaded into {name} ({error})") from error
+        self._worn[name] = wanted
 
     def options(self, steps: float | None, guidance: float | None) -> dict[str, Any]:
         """What a pipeline is called with; what is left open is the pipeline's own (for the nano generator, ours)."""
@@ -139,6 +191,14 @@ def _chosen(known: dict[str, Lazy[T]], name: str, kind: str) -> Lazy[T]:
     if name not in known:
         raise ModelError(f"there is no {kind} {name!r} here; this page has {', '.join(map(repr, known))}")
     return known[name]
+
+
+def _as_trained(source: str, nano: Path) -> str | None:
+    """A source as a run's configuration holds it, whose process may be elsewhere."""
+    if not Path(source).exists():
+        return source
+    place = Path(source).resolve()
+    return None if place == nano.resolve() else str(place)
 
 
 def _load_judge(source: str, device: str | None) -> Judge:

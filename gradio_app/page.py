@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,10 +12,13 @@ import gradio as gr
 
 from diffusers_ext.rewards.errors import RewardDanceError
 
-from . import arena_tab, compare_tab, guided_tab, search_tab
+from . import arena_tab, compare_tab, guided_tab, search_tab, training_tab
+from .loras import offer_loras
 from .models import Models
+from .runs import Runs
 from .settings import Settings
 from .telling import text
+from .turns import Turns
 
 _HERE: Final = Path(__file__).parent
 _FONT: Final = ("system-ui", "sans-serif")
@@ -27,19 +31,25 @@ _KEPT: Final = 24 * 3600
 
 def build(settings: Settings) -> gr.Blocks:
     """The page as Gradio has it, with no model loaded yet; ``build(Settings()).launch(**look())`` serves it."""
-    models = Models(settings)
+    models, runs, turns = Models(settings), Runs(settings.runs, settings.device), Turns()
     with gr.Blocks(title="RewardDance", analytics_enabled=False, delete_cache=(3600, _KEPT)) as page:
-        gr.Markdown("# RewardDance\nA judge of pictures: see what it makes of them, and say where it is wrong.")
+        gr.Markdown(
+            "# RewardDance\nA judge of pictures and videos: see what it makes of them, and say where it is wrong."
+        )
         status = gr.HTML(_status(models), elem_id="status")
         with gr.Tabs():
             with gr.Tab("Compare", id="compare"):
-                compare_tab.tab(models)
+                compare_tab.tab(models, turns, page)
             with gr.Tab("Best of N", id="search"):
-                search_tab.tab(models, settings)
+                searched = search_tab.tab(models, runs, turns, settings)
             with gr.Tab("Guided", id="guided"):
-                guided_tab.tab(models, settings)
+                guided = guided_tab.tab(models, runs, turns, settings)
             with gr.Tab("Arena", id="arena"):
-                arena_tab.tab(models, settings)
+                arena_tab.tab(models, runs, turns, settings)
+            if settings.trains:
+                with gr.Tab("Training", id="training"):
+                    training_tab.tab(models, runs, settings, page)
+        offer_loras(runs, models, [searched, guided], page)
         for event in (gr.Timer(_REFRESH).tick, page.load):
             event(lambda: _status(models), None, status, queue=False, api_visibility="private", show_progress="hidden")
     page.queue(max_size=settings.most_waiting)
@@ -97,6 +107,19 @@ def serve(
         )
     except OSError as error:
         raise AppError(f"{host}:{port or '7860 to 7959'}: cannot be listened at ({error})") from error
-    who = "those who can log in" if logins else "everyone who can reach it"
+    who = reached_by(host, share, bool(logins))
     print(f"the page is at {(public or url).rstrip('/')}, open to {who}; stop with Ctrl-C", flush=True)
     page.block_thread()
+
+
+def reached_by(host: str, share: bool, logins: bool) -> str:
+    """Who can open a page that listens at an address."""
+    if logins:
+        return "those who can log in"
+    if share:
+        return "everyone"
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    return "this machine only" if local else "everyone who can reach it"

@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from diffusers_ext.data.votes import Ballot, Vote
 from diffusers_ext.ranking import best_of_n
 
+from .models import LORA_GUIDANCE
 from .pictures import png
 
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from diffusers_ext.ranking import Judge
 
     from .models import Models
+    from .runs import Runs
 
+_LORAS: Final = 3
+"""How many LoRAs take part."""
 Paint = Callable[[str, int], "Image.Image"]
 """Makes a picture of a prompt from a seed."""
 
@@ -71,8 +75,11 @@ class Pair:
         )
 
 
-def makers(models: Models, judge: Judge, instruction: str) -> dict[str, Paint]:
-    """Who takes part: every pipeline as it is, with half its steps, and as the best of four by the judge."""
+def makers(models: Models, runs: Runs, judge: Judge, instruction: str) -> dict[str, Paint]:
+    """Who takes part: every pipeline as it is, with half its steps, as the best of four by the judge, and with LoRAs.
+
+    LoRAs are those of the latest runs that have ended, and paint without guidance, as they were trained.
+    """
     found: dict[str, Paint] = {}
     for name in models.pipelines:
         painting = partial(models.painting, name)
@@ -82,6 +89,12 @@ def makers(models: Models, judge: Judge, instruction: str) -> dict[str, Paint]:
         found[name] = partial(_painted, painting, judge, 1, instruction, usual)
         found[f"{name}, {half} steps"] = partial(_painted, painting, judge, 1, instruction, hasty)
         found[f"{name}, best of 4"] = partial(_painted, painting, judge, 4, instruction, usual)
+        base = models.pipeline_source(name)
+        for lora in [item for item in runs.loras(base) if not runs.get(item).going_on][:_LORAS]:
+            wearing = partial(models.painting, name, runs.lora(lora, base))
+            found[f"{name}, LoRA {lora}"] = partial(
+                _painted, wearing, judge, 1, instruction, models.options(None, LORA_GUIDANCE)
+            )
     return found
 
 

@@ -16,18 +16,22 @@ from diffusers_ext.ranking import METHODS
 
 from .comparing import CRITERIA
 from .examples import PROMPTS
-from .models import Models
+from .loras import lora_control, worn
+from .models import LORA_GUIDANCE, Models
 from .pictures import png
+from .runs import Runs
 from .searching import Point, Search, search
 from .settings import Settings
 from .stopping import stoppable
-from .telling import facts, say, told
+from .telling import facts, line_colours, say, told
+from .turns import Turns
 
 _COLUMNS: Final = ("network evaluations", "log-odds", "of")
+_LINES: Final = ("best", "mean")
 
 
-def painting_controls(models: Models) -> tuple[gr.Textbox, list[Any]]:
-    """The prompt and what else a picture is painted by: pipeline, judge, criterion, seed, steps and guidance."""
+def painting_controls(models: Models, runs: Runs) -> tuple[gr.Textbox, list[Any]]:
+    """The prompt and what else a picture is painted by: pipeline, judge, criterion, seed, steps, guidance and LoRA."""
     nano = GENERATOR_OPTIONS if models.is_nano else {}
     prompt = gr.Textbox(label="Prompt", value=PROMPTS[2] if models.is_nano else "", max_length=2000)
     with gr.Accordion("Models and settings", open=False):
@@ -40,11 +44,20 @@ def painting_controls(models: Models) -> tuple[gr.Textbox, list[Any]]:
                 label="Steps", value=nano.get("num_inference_steps"), precision=0, minimum=1, maximum=200, min_width=90
             )
             guidance = gr.Number(label="Guidance", value=nano.get("guidance_scale"), minimum=0, min_width=90)
-    return prompt, [pipeline, judge, criterion, seed, steps, guidance]
+        lora = lora_control(runs, models)
+    usual = nano.get("guidance_scale")
+    lora.input(
+        lambda chosen: LORA_GUIDANCE if chosen else usual,
+        lora,
+        guidance,
+        api_visibility="private",
+        show_progress="hidden",
+    )
+    return prompt, [pipeline, judge, criterion, seed, steps, guidance, lora]
 
 
-def tab(models: Models, settings: Settings) -> None:
-    """Lay the tab out."""
+def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Dropdown:
+    """Lay the tab out; gives where a LoRA is chosen."""
 
     @told
     def run(
@@ -57,11 +70,13 @@ def tab(models: Models, settings: Settings) -> None:
         seed: float,
         steps: float | None,
         guidance: float | None,
+        lora: str | None,
+        request: gr.Request,
     ) -> Iterator[tuple[Any, ...]]:
         options = models.options(steps, guidance)
         begun = partial(
             search,
-            partial(models.painting, pipeline),
+            partial(models.painting, pipeline, worn(runs, models, pipeline, lora)),
             models.judge(judge),
             prompt or "",
             min(int(n), settings.most_samples),
@@ -71,7 +86,9 @@ def tab(models: Models, settings: Settings) -> None:
             options,
         )
         painted = {"prompt": prompt, "pipeline": pipeline, "judge": judge, "instruction": criterion, **options}
-        with tempfile.TemporaryDirectory(prefix="rewarddance-") as folder:
+        if lora:
+            painted["lora"] = lora
+        with turns.taken(request), tempfile.TemporaryDirectory(prefix="rewarddance-") as folder:
             files: list[Path] = []
             for found in stoppable(begun):
                 if found is None:
@@ -86,7 +103,7 @@ def tab(models: Models, settings: Settings) -> None:
 
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
-            prompt, painted = painting_controls(models)
+            prompt, painted = painting_controls(models, runs)
             n = gr.Slider(1, settings.most_samples, value=min(16, settings.most_samples), step=1, label="N")
             method = gr.Dropdown(
                 list(METHODS), value="pointwise", label="Method", info="Until all are there, they are ranked pointwise."
@@ -112,7 +129,12 @@ def tab(models: Models, settings: Settings) -> None:
             )
             download = gr.DownloadButton("Download the best, with all that made it", elem_id="search-download")
             plot = gr.LinePlot(
-                x=_COLUMNS[0], y=_COLUMNS[1], color=_COLUMNS[2], title="The way of the search", height=220
+                x=_COLUMNS[0],
+                y=_COLUMNS[1],
+                color=_COLUMNS[2],
+                color_map=line_colours(_LINES, _LINES),
+                title="The way of the search",
+                height=220,
             )
             with gr.Accordion("As JSON", open=False):
                 as_json = gr.JSON(label="Result", buttons=["copy"])
@@ -120,6 +142,7 @@ def tab(models: Models, settings: Settings) -> None:
     given, shown = [prompt, n, method, *painted], [gallery, counts, plot, as_json, download]
     started = go.click(run, given, shown, api_name="best_of_n", concurrency_limit=2, concurrency_id="painting")
     stop.click(None, cancels=[started])
+    return painted[-1]
 
 
 def _gallery(found: Search, files: Sequence[Path]) -> list[tuple[str, str]]:
@@ -145,5 +168,5 @@ def counters(found: Search) -> str:
 
 def trace(points: Sequence[Point]) -> pd.DataFrame:
     """The way of a search as rows to be drawn."""
-    rows = [(point.evaluations, getattr(point, name), name) for name in ("best", "mean") for point in points]
+    rows = [(point.evaluations, getattr(point, name), name) for name in _LINES for point in points]
     return pd.DataFrame(rows, columns=list(_COLUMNS))

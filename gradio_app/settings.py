@@ -15,6 +15,10 @@ class Settings:
         pipelines: diffusers pipelines: folders or hub ids. None of them: the nano generator.
         device: where to run; None for a GPU if there is one.
         votes: the SQLite file of the arena.
+        runs: the folder of training runs.
+        recipes: what may be trained: configurations of `train-lora`, files or names of shipped ones. None of them: the
+            shipped ones of the pipelines.
+        trains: whether there is a tab Training.
         most_samples: the largest N of a search.
         most_waiting: how many requests may wait; the next one is told that the queue is full.
         most_megabytes: the largest file that can be uploaded.
@@ -24,6 +28,9 @@ class Settings:
     pipelines: tuple[str, ...] = ()
     device: str | None = None
     votes: Path = Path("votes.sqlite")
+    runs: Path = Path("runs")
+    recipes: tuple[str, ...] = ()
+    trains: bool = True
     most_samples: int = 64
     most_waiting: int = 64
     most_megabytes: int = 20

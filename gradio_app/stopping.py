@@ -14,7 +14,7 @@ _TICK: Final = 0.5
 _END: Final = object()
 
 
-def stoppable(work: Callable[[Callable[[], bool]], Iterator[T]]) -> Iterator[T | None]:
+def stoppable(work: Callable[[Callable[[], bool]], Iterator[T]], tick: float = _TICK) -> Iterator[T | None]:
     """Run an iterator in a thread of its own, and tell it to stop once this one is closed.
 
     Gradio closes the generator of a handler when its visitor presses Stop or leaves, but can do so only while the
@@ -23,6 +23,7 @@ def stoppable(work: Callable[[Callable[[], bool]], Iterator[T]]) -> Iterator[T |
 
     Args:
         work: takes what to ask whether to stop, and gives the iterator.
+        tick: seconds between the Nones.
 
     Yields:
         What the iterator yields, and None in between.
@@ -45,7 +46,7 @@ def stoppable(work: Callable[[Callable[[], bool]], Iterator[T]]) -> Iterator[T |
     try:
         while True:
             try:
-                item, error = found.get(timeout=_TICK)
+                item, error = found.get(timeout=tick)
             except queue.Empty:
                 yield None
                 continue

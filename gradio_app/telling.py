@@ -5,12 +5,16 @@ from __future__ import annotations
 import functools
 import html
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Final
 
 import gradio as gr
+import pandas as pd
 
 from diffusers_ext.rewards.errors import RewardDanceError
+
+_LINES: Final = ("#4f6bed", "#e07b39", "#2f9e79", "#9b5de5")
+"""Colours of lines in plots, in their order."""
 
 
 def text(value: object) -> str:
@@ -44,6 +48,21 @@ def told(handler: Callable[..., Any]) -> Callable[..., Any]:
 def _as_shown(error: RewardDanceError) -> gr.Error:
     # Gradio renders the message of an error as HTML.
     return gr.Error(text(error), print_exception=False)
+
+
+def line_colours(names: Sequence[str], shown: Collection[str]) -> dict[str, str]:
+    """Colours of those lines of a plot that are shown; each keeps its own, whichever are."""
+    return {name: colour for name, colour in zip(names, _LINES, strict=False) if name in shown}
+
+
+def redrawn(rows: pd.DataFrame | None, names: Sequence[str]) -> Any:
+    """A plot of rows whose last column says which line they belong to, of those that `names` lists.
+
+    Gradio draws a plot anew when its colours change and not when its rows do, and then shows no line that it did not
+    have before. So the colours are those of the lines that there are.
+    """
+    shown = set() if rows is None else set(rows[rows.columns[-1]])
+    return gr.LinePlot(rows, color_map=line_colours(names, shown))
 
 
 def facts(named: Mapping[str, object]) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .comparing import Answer, Comparison
+from .comparing import Answer, Comparison, Writing
 from .telling import say, text
 
 
@@ -13,16 +13,16 @@ def bar(share: float, label: str) -> str:
     return f'<div class="rd-bar" role="img" aria-label="{text(label)}">{filled}</div>'
 
 
-def as_html(known: Comparison, waiting: bool = False) -> str:
-    """All that a comparison says; `waiting` says so while thoughts are being written."""
+def as_html(known: Comparison) -> str:
+    """All that a comparison says."""
     parts = [say(note) for note in known.notes]
     parts += [f'<p class="rd-failure">{text(name)}: {text(reason)}</p>' for name, reason in known.failures]
     if known.answers:
         parts += [_headline(answer) for answer in known.by(known.criteria[0])]
         parts.append(_table(known))
     parts += [_thought(answer) for answer in known.reasoned]
-    if waiting:
-        parts.append(say("The judge is writing its reasons ..."))
+    if known.writing is not None:
+        parts.append(_writing(known.writing))
     return f'<div class="rd-result">{"".join(parts)}</div>'
 
 
@@ -64,6 +64,15 @@ def _cell(answer: Answer) -> str:
         f'<span class="rd-side-{side.lower()}">{side}</span> {both:.1f}%'
         f'{bar(share, f"A: {100 * share:.1f}%")}<span class="rd-orders">{about_a:.0f}% / {about_b:.0f}%</span>'
     )
+
+
+def _writing(thought: Writing) -> str:
+    said = "".join(
+        f"<h4>asked about {letter}</h4><pre>{text(written)}<span>▍</span></pre>"
+        for letter, written in (("A", thought.about_a), ("B", thought.about_b))
+    )
+    head = f"{text(thought.judge)} is writing its reasons ({text(thought.criterion)})"
+    return f'<div class="rd-thought rd-writing" aria-busy="true"><h3>{head}</h3>{said}</div>'
 
 
 def _thought(answer: Answer) -> str:

@@ -272,13 +272,29 @@ class Engine:
         )
 
     def thoughts(
-        self, questions: Sequence[Question], limit: int, batch_size: int | None = None, choose: Choose | None = None
+        self,
+        questions: Sequence[Question],
+        limit: int,
+        batch_size: int | None = None,
+        choose: Choose | None = None,
+        on_text: OnText | None = None,
     ) -> Iterator[list[tuple[int, str]]]:
-        """What the model writes after each question before its verdict, at most `limit` tokens; see :func:`think`."""
+        """What the model writes after each question before its verdict, at most `limit` tokens; see :func:`think`.
+
+        `on_text` is told of every question by its index.
+        """
         chosen = choose or likeliest
-        return self._batches(
-            questions, batch_size, lambda run, nodes: think(self.backbone, run.read(nodes, keep=True), limit, chosen)
-        )
+
+        def answer(run: _Run, nodes: Sequence[Node]) -> list[str]:
+            def tell(row: int, text: str) -> None:
+                if on_text is not None:
+                    for index in nodes[row].ends:
+                        on_text(index, text)
+
+            reading = run.read(nodes, keep=True)
+            return think(self.backbone, reading, limit, chosen, None if on_text is None else tell)
+
+        return self._batches(questions, batch_size, answer)
 
     def _batches(
         self, questions: Sequence[Question], size: int | None, answer: Callable[[_Run, Sequence[Node]], list[Any]]
@@ -310,6 +326,13 @@ Choose: TypeAlias = Callable[[Tensor], Tensor]
 """From logits [rows, words] to the words chosen, int64 [rows]."""
 
 
+OnText: TypeAlias = Callable[[int, str], None]
+"""Told while a thought is being written: whose it is, and all of it so far.
+
+That only grows, unless memory runs out: then it begins anew in a smaller batch.
+"""
+
+
 def likeliest(logits: Tensor) -> Tensor:
     """Greedy decoding."""
     return logits.argmax(-1)
@@ -326,8 +349,17 @@ def drawn(temperature: float, seed: int) -> Choose:
     return choose
 
 
-def think(backbone: Backbone, reading: Reading, limit: int, choose: Choose = likeliest) -> list[str]:
-    """Go on writing after each row, word by word as `choose` says, until the word that comes before a verdict."""
+def think(
+    backbone: Backbone,
+    reading: Reading,
+    limit: int,
+    choose: Choose = likeliest,
+    on_text: OnText | None = None,
+) -> list[str]:
+    """Go on writing after each row, word by word as `choose` says, until the word that comes before a verdict.
+
+    `on_text` is told of every row after every word, and of its whole text at the end.
+    """
     assert reading.cache is not None
     tokenizer, head = backbone.tokenizer, backbone.model.get_output_embeddings()
     embed = backbone.model.get_input_embeddings()
@@ -347,6 +379,8 @@ def think(backbone: Backbone, reading: Reading, limit: int, choose: Choose = lik
             written[row].append(token)
             if VERDICT in tokenizer.decode(written[row][-8:]):
                 going.discard(row)
+            elif on_text is not None:
+                on_text(row, _so_far(tokenizer.decode(written[row], skip_special_tokens=True)))
         if not going:
             break
         positions = torch.stack([backbone.positions(None, 1, start + step)[0] for start in reading.nexts], dim=1)
@@ -354,7 +388,18 @@ def think(backbone: Backbone, reading: Reading, limit: int, choose: Choose = lik
         embeddings = embed(tokens[:, None].to(embed.weight.device))
         hidden = backbone.read(embeddings, positions.to(mask.device), mask, reading.cache, [[]] * len(tokens))[:, -1]
     texts = tokenizer.batch_decode(written, skip_special_tokens=True)
-    return [text.split(VERDICT)[0].strip() for text in texts]
+    thoughts = [text.split(VERDICT)[0].strip() for text in texts]
+    if on_text is not None:
+        for row, thought in enumerate(thoughts):
+            on_text(row, thought)
+    return thoughts
+
+
+def _so_far(text: str) -> str:
+    """What of a text will stay: no letter of which bytes are missing, and no beginning of the word before a verdict."""
+    text = text.split(VERDICT)[0].rstrip("\ufffd")
+    held = next((length for length in range(len(VERDICT) - 1, 0, -1) if text.endswith(VERDICT[:length])), 0)
+    return text[: len(text) - held].strip()
 
 
 def comfortable(backbone: Backbone, questions: Sequence[Question]) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -27,7 +28,7 @@ from .backbones import backbone_of, backbone_type
 from .combining import Combiner
 from .config import RewardConfig
 from .differentiable import candidate_log_odds
-from .engine import Engine, drawn, likeliest
+from .engine import Engine, OnText, drawn, likeliest
 from .errors import ModelError, PromptTextError
 from .images import as_images, check_batch
 from .instructions import DEFAULT_INSTRUCTION, DEFAULT_VIDEO_INSTRUCTION, Instruction, get_instruction
@@ -57,6 +58,7 @@ class _Asked:
 
     text: str
     question: Question
+    on_text: Callable[[str], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,7 @@ class _Options:
     batch_size: int | None
     progress: bool
     cancel: Callable[[], bool] | None
+    on_text: OnText | None = None
 
 
 @dataclass(frozen=True)
@@ -217,6 +220,7 @@ class RewardModel:
         batch_size: int | None = None,
         progress: bool = False,
         cancel: Callable[[], bool] | None = None,
+        on_text: OnText | None = None,
     ) -> list[Judgement]:
         """Judge each picture on its own (the light, pointwise variant): is it good?
 
@@ -228,6 +232,9 @@ class RewardModel:
             batch_size: questions per forward pass.
             progress: show progress on stderr.
             cancel: asked between batches; once it returns true, :class:`Cancelled` is raised.
+            on_text: with `explain`, told of each thought while it is being written: the index of its picture, and all
+                of it so far. Maybe in another thread, which answers for several callers, so it must be quick and not
+                raise.
 
         Returns:
             One judgement per picture, in order.
@@ -237,7 +244,7 @@ class RewardModel:
             PromptTextError: an empty prompt, or not as many prompts as pictures.
             InstructionError: no such instruction.
         """
-        options = _Options(explain, batch_size, progress, cancel)
+        options = _Options(explain, batch_size, progress, cancel, on_text)
         return self._alone(_still(images), [None], prompt, get_instruction(instruction), options)
 
     def compare(
@@ -251,6 +258,7 @@ class RewardModel:
         batch_size: int | None = None,
         progress: bool = False,
         cancel: Callable[[], bool] | None = None,
+        on_text: OnText | None = None,
     ) -> list[Judgement]:
         """Judge each candidate against a reference: is it better?
 
@@ -264,6 +272,7 @@ class RewardModel:
             batch_size: questions per forward pass.
             progress: show progress on stderr.
             cancel: asked between batches; once it returns true, :class:`Cancelled` is raised.
+            on_text: as in :meth:`score`; the swapped questions of `debias` are counted on after the others.
 
         Returns:
             One judgement per candidate, in order; `reference` is the index of the reference among those given.
@@ -273,7 +282,7 @@ class RewardModel:
             PromptTextError: an empty prompt, or not as many prompts as candidates.
             InstructionError: no such instruction.
         """
-        options = _Options(explain, batch_size, progress, cancel)
+        options = _Options(explain, batch_size, progress, cancel, on_text)
         by = get_instruction(instruction)
         return self._pairs(_still(candidates), _still(reference), [None], prompt, by, debias, options)
 
@@ -289,6 +298,7 @@ class RewardModel:
         batch_size: int | None = None,
         progress: bool = False,
         cancel: Callable[[], bool] | None = None,
+        on_text: OnText | None = None,
     ) -> list[Judgement]:
         """Judge each video on its own.
 
@@ -305,14 +315,14 @@ class RewardModel:
             frames: how many frames are shown, evenly spread (all, of a video with fewer). None for as many as the
                 model was trained on, or 8.
             rate: or how many per second of the video, at most `frames`.
-            explain, batch_size, progress, cancel: as in :meth:`score`.
+            explain, batch_size, progress, cancel, on_text: as in :meth:`score`.
 
         Raises:
             VideoError: a video that cannot be judged.
             ImageError: a first frame that cannot be used, or not as many as videos.
             ModelError: the model takes no videos.
         """
-        options = _Options(explain, batch_size, progress, cancel)
+        options = _Options(explain, batch_size, progress, cancel, on_text)
         shown = self._moving(videos, frames, rate)
         return self._alone(shown, _firsts(first_frame), prompt, get_instruction(instruction), options)
 
@@ -330,9 +340,10 @@ class RewardModel:
         batch_size: int | None = None,
         progress: bool = False,
         cancel: Callable[[], bool] | None = None,
+        on_text: OnText | None = None,
     ) -> list[Judgement]:
         """Judge each video against a reference; arguments as in :meth:`score_video` and :meth:`compare`."""
-        options = _Options(explain, batch_size, progress, cancel)
+        options = _Options(explain, batch_size, progress, cancel, on_text)
         judged, against = (self._moving(videos, frames, rate) for videos in (candidates, reference))
         by = get_instruction(instruction)
         return self._pairs(judged, against, _firsts(first_frame), prompt, by, debias, options)
@@ -567,6 +578,8 @@ class RewardModel:
 
     def _answer(self, questions: Sequence[_Asked], options: _Options) -> list[_Answer]:
         check_batch_size(options.batch_size)
+        if (tell := options.on_text) is not None:
+            questions = [replace(item, on_text=partial(tell, index)) for index, item in enumerate(questions)]
         way = _Way(options.explain, options.batch_size)
         with judging(len(questions), options.progress) as advance:
             return self._combiner.ask(questions, way, advance, options.cancel)
@@ -577,7 +590,14 @@ class RewardModel:
             for found in self._engine.log_odds(questions, way.batch_size):
                 yield [(index, _Answer(value)) for index, value in found]
             return
-        for thoughts in self._engine.thoughts(questions, self.config.max_new_tokens, way.batch_size):
+
+        def told(index: int, text: str) -> None:
+            if (tell := asked[index].on_text) is not None:
+                tell(text)
+
+        on_text = told if any(item.on_text for item in asked) else None
+        limit = self.config.max_new_tokens
+        for thoughts in self._engine.thoughts(questions, limit, way.batch_size, on_text=on_text):
             due = [self._continued(asked[index], thought) for index, thought in thoughts]
             values = dict(pair for found in self._engine.log_odds(due, way.batch_size) for pair in found)
             yield [(index, _Answer(values[number], thought)) for number, (index, thought) in enumerate(thoughts)]

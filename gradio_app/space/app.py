@@ -13,4 +13,5 @@ _KEPT = Path("/data")
 
 if __name__ == "__main__":
     folder = _KEPT if os.access(_KEPT, os.W_OK) else Path.cwd()
-    serve(Settings(votes=folder / "votes.sqlite"), "0.0.0.0", int(os.environ.get("GRADIO_SERVER_PORT", "7860")))
+    settings = Settings(votes=folder / "votes.sqlite", runs=folder / "runs")
+    serve(settings, "0.0.0.0", int(os.environ.get("GRADIO_SERVER_PORT", "7860")))

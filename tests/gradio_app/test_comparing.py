@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from diffusers_ext.rewards.errors import InstructionError, ModelError, PromptTextError
 from diffusers_ext.rewards.judgement import Judgement
-from gradio_app.comparing import CRITERIA, Answer, Comparison, compare, instructions_for
+from diffusers_ext.rewards.videos import Clip
+from gradio_app.comparing import CRITERIA, VIDEO_CRITERIA, Answer, Comparison, compare, instructions_for
 
 PROMPT = "a photo of a red star"
 
@@ -35,10 +38,65 @@ def test_the_numbers_are_those_of_the_judge_itself(untrained_judge, pictures):
 def test_direct_verdicts_come_first_and_thoughts_after_them(untrained_judge, pictures):
     by = instructions_for(["overall"], "")
     steps = list(compare(find({"nano": untrained_judge}), ["nano"], *pictures[:2], PROMPT, by, explain=True))
-    assert [(len(step.answers), len(step.reasoned)) for step in steps] == [(1, 0), (1, 1)]
+    progress = [(len(step.answers), len(step.reasoned)) for step in steps]
+    assert progress == [(1, 0)] * (len(steps) - 1) + [(1, 1)]
+    assert steps[-1].writing is None
     thought = steps[-1].as_dict()["after_reasoning"][0]
     judged = untrained_judge.compare(pictures[0], pictures[1], PROMPT, debias=False, explain=True)[0]
     assert thought["about_a"] == judged.explanation
+
+
+class Slow:
+    """A judge that takes its time over every word."""
+
+    def __init__(self, judge):
+        self.judge, self.think = judge, judge.think
+
+    def compare(self, *shown, on_text=None, **options):
+        def told(index, text):
+            time.sleep(0.01)
+            on_text(index, text)
+
+        return self.judge.compare(*shown, on_text=on_text and told, **options)
+
+
+def test_thoughts_are_shown_while_they_are_written(untrained_judge, pictures):
+    by = instructions_for(["overall"], "")
+    steps = list(compare(find({"nano": Slow(untrained_judge)}), ["nano"], *pictures[:2], PROMPT, by, explain=True))
+    written = [step.writing.about_a for step in steps if step.writing]
+    thought = steps[-1].reasoned[0].forward.explanation
+    assert len(set(written)) > 5
+    assert all(thought.startswith(text) for text in written)
+    assert sorted(written, key=len) == written
+
+
+class Elsewhere:
+    """A judge that is served: it has no way to tell of half a thought."""
+
+    def __init__(self, judge):
+        self.judge = judge
+
+    def compare(self, candidates, reference, prompt, instruction, debias, explain=False, cancel=None):
+        return self.judge.compare(candidates, reference, prompt, instruction, debias, explain)
+
+
+def test_a_judge_that_is_served_explains_itself_in_one_piece(untrained_judge, pictures):
+    by = instructions_for(["overall"], "")
+    *_, known = compare(find({"far": Elsewhere(untrained_judge)}), ["far"], *pictures[:2], PROMPT, by, explain=True)
+    near = untrained_judge.compare(pictures[0], pictures[1], PROMPT, debias=False, explain=True)[0]
+    assert known.reasoned[0].forward.explanation == near.explanation
+
+
+def test_videos_are_judged_as_the_judge_itself_does(untrained_judge, pictures):
+    a, b = (Clip(tuple(pictures[start : start + 3])) for start in (0, 3))
+    by = instructions_for(VIDEO_CRITERIA[:2], "mood: How gloomy it is.", "t2v")
+    assert {item.task for item in by} == {"t2v"}
+    *_, known = compare(find({"nano": untrained_judge}), ["nano"], a, b, PROMPT, by)
+    for answer in known.answers[:2]:
+        whole = untrained_judge.compare_videos(a, b, PROMPT, instruction=answer.criterion)[0]
+        assert answer.debiased.reward == pytest.approx(whole.reward, abs=1e-5)
+    with pytest.raises(ModelError, match="takes no videos"):
+        list(compare(find({"far": Elsewhere(untrained_judge)}), ["far"], a, b, PROMPT, by))
 
 
 def test_a_judge_that_fails_does_not_stop_the_others(untrained_judge, pictures):

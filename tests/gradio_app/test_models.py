@@ -95,9 +95,15 @@ def test_all_of_it_comes_in_order_and_errors_come_too():
 def test_a_space_asks_for_what_the_project_does():
     tomllib = pytest.importorskip("tomllib" if sys.version_info >= (3, 11) else "tomli")
     project = tomllib.loads((SPACE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    asked = (SPACE / "requirements.txt").read_text(encoding="utf-8").split("\n")
-    assert asked[:-2] == project["dependencies"]
-    assert asked[-2].startswith("gradio>=")
+    asked = (SPACE / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    count = len(project["dependencies"])
+    assert asked[:count] == project["dependencies"]
+    extras = project["optional-dependencies"]
+    wanted = {
+        *extras["gradio"],
+        *(item for item in extras["train"] + extras["video"] if item[:2] in ("pe", "py", "av")),
+    }
+    assert set(asked[count:]) == wanted
 
 
 def test_the_command_says_what_it_takes_and_what_is_wrong(tmp_path):
@@ -106,7 +112,7 @@ def test_the_command_says_what_it_takes_and_what_is_wrong(tmp_path):
 
     shown = run("--help")
     assert shown.returncode == 0
-    assert all(option in shown.stdout for option in ("--model", "--pipeline", "--auth", "--share", "--votes"))
+    assert all(option in shown.stdout for option in ("--model", "--pipeline", "--auth", "--share", "--votes", "--runs"))
     wrong = run("--auth", "nobody")
     assert wrong.returncode == 2 and "USER:PASSWORD" in wrong.stderr and "Traceback" not in wrong.stderr
 
@@ -135,3 +141,22 @@ def test_rewarddance_app_is_the_same_command():
     assert shown.returncode == 0 and "rewarddance app [OPTIONS]" in shown.stdout and "--votes" in shown.stdout
     missing = run("missing", "app", "--port", "1")
     assert missing.returncode == 1 and "no part of this installation" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("host", "local"),
+    [
+        ("127.0.0.1", True),
+        ("localhost", True),
+        ("::1", True),
+        ("127.1.2.3", True),
+        ("0.0.0.0", False),
+        ("a.org", False),
+    ],
+)
+def test_who_can_reach_the_page_is_said(host, local):
+    from gradio_app.page import reached_by
+
+    assert reached_by(host, False, False) == ("this machine only" if local else "everyone who can reach it")
+    assert reached_by(host, True, False) == "everyone"
+    assert reached_by(host, True, True) == "those who can log in"

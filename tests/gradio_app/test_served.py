@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import sys
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -113,6 +114,59 @@ def test_searches_and_guidance_have_endpoints(page_url):
     assert told["prompt"] == "a photo of a red star" and int(told["seed"]) == found["samples"][0]["seed"]
     *_, guided = page.predict("a photo of a red star", "beam search", 4, 1, 2, 1.0, *settings, api_name="/guided")
     assert guided["base"]["evaluations"] == guided["guided"]["evaluations"]
+
+
+def test_videos_have_an_endpoint(page_url, tmp_path):
+    pytest.importorskip("av")
+    from gradio_app.examples import write_video_pairs
+
+    a, b, prompt = write_video_pairs(tmp_path)[0]
+    files = [gradio_client.handle_file(path) for path in (a, b)]
+    asked = (prompt, ["video-reward-5m"], ["video-overall"], "", True)
+    _, found = client(page_url).predict(*files, *asked, api_name="/compare_videos")
+    judge = RewardModel.default_for_videos("cpu")
+    expected = judge.compare_videos(a, b, prompt)[0].reward
+    assert found["verdicts"][0]["probability_of_a"] == pytest.approx(expected, abs=1e-3)
+    thought = judge.compare_videos(a, b, prompt, debias=False, explain=True)[0].explanation
+    assert found["after_reasoning"][0]["about_a"] == thought
+    picture = tmp_path / "still.png"
+    Image.new("RGB", (64, 64)).save(picture)
+    with pytest.raises(Exception, match=r"video A: .*still picture"):
+        client(page_url).predict(gradio_client.handle_file(str(picture)), files[1], *asked, api_name="/compare_videos")
+
+
+def test_a_run_is_begun_watched_and_had_through_endpoints(page_url, runs_folder):
+    page = client(page_url)
+    settings = ("quick", "as the recipe says", "alignment", "as the recipe says", 2, 5, 0.01, 1)
+    for name, told in (("../x", "will not do"), ("X", "will not do")):
+        with pytest.raises(Exception, match=told):
+            page.predict(name, *settings, "", api_name="/start_training")
+    with pytest.raises(Exception, match="there is no recipe"):
+        page.predict("x", "/etc/passwd", *settings[1:], "", api_name="/start_training")
+    page.predict("by-program", *settings, "a photo of a star\na photo of a cross", api_name="/start_training")
+    with pytest.raises(Exception, match="room for one at a time"):
+        client(page_url).predict("another", *settings, "", api_name="/start_training")
+    run = client(page_url).predict("by-program", api_name="/training")
+    while run["state"] == "training":
+        time.sleep(0.5)
+        run = page.predict("by-program", api_name="/training")
+    assert (run["state"], run["iterations"], run["reason"]) == ("finished", 2, None)
+    assert [item["iteration"] for item in run["evaluations"]] == [0, 1, 2]
+    assert run["config"]["seed"] == 5 and run["config"]["prompts"] == "prompts.txt"
+    files = page.predict("by-program", api_name="/lora_of_training")
+    assert [Path(file).name for file in files] == ["by-program.safetensors", "by-program-comfyui.safetensors"]
+    assert Path(files[0]).read_bytes() == (runs_folder / "by-program/pytorch_lora_weights.safetensors").read_bytes()
+    with pytest.raises(Exception, match="nothing is left"):
+        page.predict("by-program", 2, api_name="/resume_training")
+    painted = ("generator", "reward-5m", "alignment", 1, 4, 1.0)
+    *_, found, best = page.predict("a photo of a star", 2, "pointwise", *painted, "by-program", api_name="/best_of_n")
+    assert Image.open(best).text["lora"] == "by-program" and found["evaluations"] == 2 * 4
+    for name, told in (("none", "there is no run"), ("../by-program", "there is no run")):
+        with pytest.raises(Exception, match=told):
+            page.predict("a photo of a star", 2, "pointwise", *painted, name, api_name="/best_of_n")
+    for file in ("run.yaml", "state.pt", "training.log"):
+        path = urllib.parse.quote(str(runs_folder / "by-program" / file))
+        assert status(f"{page_url}/gradio_api/file={path}") in (403, 404)
 
 
 def status(url, **options):

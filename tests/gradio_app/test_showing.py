@@ -10,9 +10,12 @@ pytest.importorskip("gradio", reason="the page needs gradio: pip install 'reward
 
 from diffusers_ext.rewards.errors import ImageError
 from diffusers_ext.rewards.judgement import Judgement
-from gradio_app.comparing import Answer, Comparison
+from gradio_app import training_tab
+from gradio_app.comparing import Answer, Comparison, Writing
 from gradio_app.examples import write_pairs
 from gradio_app.pictures import enlarged, opened, png
+from gradio_app.runs import Run
+from gradio_app.telling import redrawn
 from gradio_app.verdicts import as_html
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> ${alert(3)} {{4}} \" '"
@@ -35,9 +38,9 @@ def test_whatever_was_written_is_shown_as_text():
     judged = Judgement(1.0, EVIL, (), explanation=EVIL)
     item = Answer(EVIL, EVIL, judged, judged)
     page = Page()
-    page.feed(as_html(Comparison(EVIL, (item,), (item,), ((EVIL, EVIL),), (EVIL,))))
+    page.feed(as_html(Comparison(EVIL, (item,), (item,), ((EVIL, EVIL),), (EVIL,), Writing(EVIL, EVIL, EVIL, EVIL))))
     assert not {"script", "img"} & set(page.tags)
-    assert page.words.count("<script>alert(1)</script>") >= 6
+    assert page.words.count("<script>alert(1)</script>") >= 10
 
 
 def test_bad_pictures_are_refused_without_telling_where_they_lie(tmp_path):
@@ -81,3 +84,43 @@ def test_the_examples_are_always_the_same(tmp_path):
         assert first[2] == second[2]
         for one, two in zip(first[:2], second[:2], strict=True):
             assert Image.open(one).tobytes() == Image.open(two).tobytes()
+
+
+def test_a_run_is_shown_as_text(tmp_path):
+    looks = [
+        {
+            "iteration": n,
+            "reward": 1.0 + n,
+            "reward_deviation": 2.0,
+            "group_deviation": 1.0,
+            "pixel_diversity": 0.4 / (n + 1),
+        }
+        | {"feature_diversity": None, "second": 0.5, "held_out": None}
+        for n in (0, 1)
+    ]
+    steps = ({"iteration": 0, "reward": -1.0},)
+    run = Run("x", tmp_path, {"iterations": EVIL}, "failed", EVIL, steps, tuple(looks), {EVIL: EVIL})
+    page = Page()
+    page.feed(training_tab.as_html(run))
+    assert not {"script", "img"} & set(page.tags)
+    assert page.words.count("<script>alert(1)</script>") == 3
+    assert "+1.00 \u2192 +2.00" in page.words
+    drawn = {title: frame.values.tolist() for title, frame in training_tab.curves(run).items()}
+    assert drawn["Reward"] == [[0, 1.0, "evaluation"], [1, 2.0, "evaluation"], [0, -1.0, "learned from"]]
+    assert drawn["Diversity (base: 1)"] == [[0, 1.0, "pixels"], [1, 0.5, "pixels"]]
+    assert drawn["Second judge"] == [[0, 0.5, "all prompts"], [1, 0.5, "all prompts"]]
+    assert run.iterations == 1 and run.sample(-1) is None
+    new = Run("x", tmp_path, {}, "training", None, (), (), {})
+    assert set(training_tab.curves(new).values()) == {None}
+    assert "being loaded" in training_tab.as_html(new)
+
+
+def test_a_plot_is_drawn_anew_when_there_are_more_lines():
+    import pandas as pd
+
+    rows = [(0, 1.0, "x"), (1, 2.0, "x"), (0, 3.0, "y")]
+    colours = [redrawn(pd.DataFrame(rows[:count], columns=["at", "value", "of"]), ("y", "x")) for count in (1, 2, 3)]
+    one, two, three = (plot.color_map for plot in colours)
+    assert list(one) == ["x"] and one == two
+    assert set(three) == {"x", "y"} and three["x"] == one["x"] != three["y"]
+    assert redrawn(None, ("x",)).color_map == {}
