@@ -31,7 +31,7 @@ def draw_curves(entries: Sequence[dict[str, Any]], total: int, title: str) -> Im
     seen = [item["evaluation"] for item in entries if "evaluation" in item]
     panels: tuple[tuple[str, list[Point], list[Point]], ...] = (
         ("reward, mean", _points(steps, "reward"), _points(seen, "reward")),
-        ("reward, standard deviation within a prompt", _spread(steps), _points(seen, "group_deviation")),
+        _spread(steps, seen),
         ("loss", _points(steps, "loss"), []),
     )
     sheet = Image.new("RGB", (_WIDTH, _HEAD + len(panels) * _PANEL), _PAPER)
@@ -46,9 +46,12 @@ def _points(records: Sequence[dict[str, Any]], name: str) -> list[Point]:
     return [(item["iteration"], item[name]) for item in records if item.get(name) is not None]
 
 
-def _spread(steps: Sequence[dict[str, Any]]) -> list[Point]:
-    """Within groups where pictures come in groups, else over all."""
-    return _points(steps, "group_deviation") or _points(steps, "reward_deviation")
+def _spread(steps: Sequence[dict[str, Any]], seen: Sequence[dict[str, Any]]) -> tuple[str, list[Point], list[Point]]:
+    """Within prompts, or over all pictures where they do not come in groups."""
+    within = _points(steps, "group_deviation")
+    if within or not steps:
+        return "reward, standard deviation within a prompt", within, _points(seen, "group_deviation")
+    return "reward, standard deviation", _points(steps, "reward_deviation"), _points(seen, "reward_deviation")
 
 
 def _draw_panel(
