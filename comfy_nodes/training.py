@@ -234,7 +234,10 @@ def _publish(lora: Path, name: str) -> Path | None:
     if not lora.exists():
         return None
     place = _loras() / _LORAS / f"{name}.safetensors"
-    place.parent.mkdir(parents=True, exist_ok=True)
-    partial = place.with_suffix(".partial")
-    shutil.copyfile(lora, partial)
-    return partial.replace(place)
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        partial = place.with_name(f"{name}.partial")
+        shutil.copyfile(lora, partial)
+        return partial.replace(place)
+    except OSError as error:
+        raise LoraTrainingError(f"{place}: cannot be written ({error}); the LoRA is kept as {lora}") from error

@@ -151,8 +151,8 @@ def test_a_guider_of_no_length_is_the_plain_one(comfyui):
     assert (saved(comfyui, comfyui.run(guided_once)) == saved(comfyui, comfyui.run(plain))).all()
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun", "euler_ancestral", "dpmpp_2m_sde"])
-def test_the_gradient_raises_the_reward_with_any_sampler(comfyui, sampler):
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun"])
+def test_the_gradient_raises_the_reward_with_samplers_of_higher_order_too(comfyui, sampler):
     rewards = []
     for length in (0.0, 0.2):
         graph = climbing(length=length, looks="0.4, 0.5, 0.6")
