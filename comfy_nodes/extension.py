@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.latest import ComfyExtension, io
 
 from .comparing import Compare
+from .guiding import RewardGuider
 from .instructing import RewardInstruction
 from .loading import LoadRewardModel
 from .moving import ScoreVideo
@@ -13,6 +14,7 @@ from .preferring import SavePreference
 from .scoring import ScoreImages
 from .selecting import BestOfN, RewardGate
 from .steering import RewardGuidedSampler
+from .training import TrainRewardLora
 
 
 class RewardDance(ComfyExtension):
@@ -27,7 +29,9 @@ class RewardDance(ComfyExtension):
             BestOfN,
             RewardGate,
             RewardGuidedSampler,
+            RewardGuider,
             ScoreVideo,
+            TrainRewardLora,
             SavePreference,
             NanoCheckpoint,
         ]

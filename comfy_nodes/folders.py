@@ -1,4 +1,4 @@
-"""Where reward models lie in ComfyUI's folders."""
+"""Where reward models and configurations of training lie in ComfyUI's folders."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ from typing import Final
 
 from diffusers_ext.nano import DEFAULT_REWARD_MODEL, DEFAULT_VIDEO_REWARD_MODEL
 from diffusers_ext.rewards.errors import ModelError
+from diffusers_ext.training import LoraTrainingError
+from diffusers_ext.training.config import SHIPPED as SHIPPED_CONFIGS
 
 FOLDER: Final = "reward_models"
+TRAINING: Final = "reward_training"
 SHIPPED: Final[Mapping[str, Path]] = MappingProxyType(
     {"nano (shipped)": DEFAULT_REWARD_MODEL, "nano for videos (shipped)": DEFAULT_VIDEO_REWARD_MODEL}
 )
@@ -37,4 +40,31 @@ def reward_model_folder(name: str, roots: Sequence[Path]) -> Path:
     if name not in known:
         places = " and ".join(str(root) for root in roots)
         raise ModelError(f"no reward model {name!r} in {places}; there are {', '.join(map(repr, known))}")
+    return known[name]
+
+
+def training_configs(roots: Sequence[Path]) -> dict[str, Path]:
+    """The shipped configurations, those of the nano world first, then every YAML file below the roots, by its path."""
+    found = {path.stem: path for path in sorted(SHIPPED_CONFIGS.glob("*.yaml"), key=_nano_first)}
+    for root in roots:
+        for path in sorted(root.rglob("*.yaml")):
+            found.setdefault(path.relative_to(root).as_posix(), path)
+    return found
+
+
+def _nano_first(path: Path) -> tuple[bool, bool, str]:
+    # The one that wants least of the judge is the first of all: it is what a new node shows.
+    return not path.stem.startswith("nano"), path.stem != "nano-nft", path.stem
+
+
+def training_config(name: str, roots: Sequence[Path]) -> Path:
+    """The file of a configuration.
+
+    Raises:
+        LoraTrainingError: it is not there; the message says what is, and where it was looked for.
+    """
+    known = training_configs(roots)
+    if name not in known:
+        places = " and ".join(str(root) for root in roots)
+        raise LoraTrainingError(f"no configuration {name!r} in {places}; there are {', '.join(map(repr, known))}")
     return known[name]

@@ -25,6 +25,15 @@ class _Whole(ModelPatcher):
     def partially_unload(self, device_to: Any, memory_to_free: int = 0) -> int:
         return 0  # so that ComfyUI unloads all of it
 
+    # Nodes run in inference mode, and weights that are moved in it can pass no gradient on any more.
+    def load(self, *arguments: Any, **options: Any) -> Any:
+        with torch.inference_mode(False):
+            return super().load(*arguments, **options)
+
+    def unpatch_model(self, *arguments: Any, **options: Any) -> None:
+        with torch.inference_mode(False):
+            super().unpatch_model(*arguments, **options)
+
 
 class RewardModelWeights(torch.nn.Module):
     """The weights as ComfyUI sees them: it notes their device here, where a transformers model would not have it.
@@ -40,10 +49,19 @@ class RewardModelWeights(torch.nn.Module):
 
 @dataclass(frozen=True)
 class Held:
-    """A judge, and the handle by which ComfyUI moves it (None for a judge on a server)."""
+    """A judge, and what is to be known of it.
+
+    Attributes:
+        judge: what is asked.
+        patcher: the handle by which ComfyUI moves it; None for a judge on a server.
+        source: the folder, hub id or address it came from.
+        quantization: what its weights are held in.
+    """
 
     judge: RewardModel | RemoteRewardModel
     patcher: ModelPatcher | None
+    source: str
+    quantization: Quantization | None = None
 
     def ready(self) -> Watched:
         """The judge on its device, showing its progress on the node that runs and stopping when the user does."""
@@ -76,9 +94,10 @@ def hold(source: str | Path, quantization: Quantization | None, device: torch.de
     else:
         model_management.free_memory(_bytes_on_disk(Path(source)), device)
         place, dtype = device, None
-    judge = RewardModel.from_pretrained(source, quantization, place, dtype)
+    with torch.inference_mode(False):
+        judge = RewardModel.from_pretrained(source, quantization, place, dtype)
     weights = RewardModelWeights(judge.model, place)
-    return Held(judge, _Whole(weights, load_device=device, offload_device=offload))
+    return Held(judge, _Whole(weights, load_device=device, offload_device=offload), str(source), quantization)
 
 
 def _is_quantized(source: str | Path) -> bool:

@@ -94,7 +94,7 @@ class LoadRewardModel(io.ComfyNode):
     def execute(cls, model: str, quantization: str, device: str, id_or_url: str = "") -> io.NodeOutput:
         elsewhere = id_or_url.strip()
         if is_address(elsewhere):
-            return io.NodeOutput(Held(connected(elsewhere), None))
+            return io.NodeOutput(Held(connected(elsewhere), None, elsewhere))
         place = model_management.get_torch_device() if device == _AUTO else torch.device(device)
         scheme = None if quantization == _NO_SCHEME else cast("Quantization", quantization)
         source = elsewhere or folders.reward_model_folder(model, _roots())

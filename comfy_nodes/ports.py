@@ -7,6 +7,7 @@ from typing import Final
 from comfy_api.latest import io
 
 from diffusers_ext.rewards.instructions import DEFAULT_INSTRUCTION
+from diffusers_ext.sampling import SamplingError
 
 CATEGORY: Final = "RewardDance"
 
@@ -18,8 +19,12 @@ RewardsPort = io.Custom("REWARDDANCE_REWARDS")
 """A tuple of :class:`~diffusers_ext.Judgement`, one for each picture of a batch, in its order."""
 
 
-def reward_model() -> io.Input:
-    return RewardModelPort.Input("reward_model", tooltip="The judge, from Load Reward Model.")
+def reward_model(otherwise: str = "") -> io.Input:
+    """The judge; optional where there is another one otherwise."""
+    without = f" Without it: {otherwise}." if otherwise else ""
+    return RewardModelPort.Input(
+        "reward_model", optional=bool(otherwise), tooltip=f"The judge, from Load Reward Model.{without}"
+    )
 
 
 def prompt() -> io.Input:
@@ -46,3 +51,24 @@ def debias() -> io.Input:
         default=True,
         tooltip="Ask both orders of every pair and average, so that neither side gains by its place.",
     )
+
+
+def looks(default: str) -> io.Input:
+    return io.String.Input(
+        "looks", default=default, tooltip="When to look, as shares of the steps, with commas between."
+    )
+
+
+def shares(looks: str) -> list[float]:
+    """The numbers of an input `looks`.
+
+    Raises:
+        SamplingError: they are not numbers between 0 and 1.
+    """
+    try:
+        found = [float(share) for share in looks.split(",") if share.strip()]
+    except ValueError:
+        found = [-1.0]
+    if not all(0 < share < 1 for share in found):
+        raise SamplingError(f"looks are shares of the steps between 0 and 1, with commas between, not {looks!r}")
+    return found

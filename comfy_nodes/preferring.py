@@ -67,8 +67,10 @@ class SavePreference(io.ComfyNode):
         rationale: str | None = None,
         instruction: Instruction | None = None,
     ) -> io.NodeOutput:
-        from diffusers_ext.data import DataError, Preference, load, write
+        from diffusers_ext.data import DataError, Preference, load
         from diffusers_ext.rewards.images import as_png
+
+        from .records import append
 
         if not name.strip() or Path(name).name != name:
             raise DataError(f"{name!r} is not the name of a file; give one without folders, such as preferences")
@@ -82,8 +84,9 @@ class SavePreference(io.ComfyNode):
             instruction=instruction.name if instruction else None,
             rationale=rationale or None,
         )
-        kept = load(path) if path.exists() else None
-        if kept is not None and kept.problems:
-            raise DataError(f"{path} has rows that cannot be read, and is left as it is: {kept.problems[0]}")
-        count = write(path, [*(kept.records if kept else ()), record])
-        return io.NodeOutput(count, str(path), ui={"text": [f"{count} in {path.name}"]})
+        append(path, record)
+        kept = load(path)
+        told = f"{len(kept.records)} in {path.name}"
+        if kept.problems:
+            told += f"\n{len(kept.problems)} more cannot be read: {kept.problems[0]}"
+        return io.NodeOutput(len(kept.records), str(path), ui={"text": [told]})

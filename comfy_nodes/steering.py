@@ -54,11 +54,7 @@ class RewardGuidedSampler(io.ComfyNode):
                 io.Float.Input(
                     "strength", default=1.0, min=0.0, max=100.0, step=0.1, tooltip="Feynman-Kac: 0 changes nothing."
                 ),
-                io.String.Input(
-                    "looks",
-                    default="0.3, 0.5, 0.7",
-                    tooltip="When to look, as shares of the steps, with commas between.",
-                ),
+                ports.looks("0.3, 0.5, 0.7"),
                 io.Float.Input(
                     "churn",
                     default=1.0,
@@ -90,7 +86,7 @@ class RewardGuidedSampler(io.ComfyNode):
         instruction: Instruction | None = None,
     ) -> io.NodeOutput:
         select = beam(width) if method == _BEAM else feynman_kac(strength)
-        shares = _shares(looks)
+        shares = ports.shares(looks)
 
         def judge(latents: Tensor) -> np.ndarray:
             found = reward_model.ready().score(
@@ -99,16 +95,6 @@ class RewardGuidedSampler(io.ComfyNode):
             return np.array([item.log_odds for item in found])
 
         return io.NodeOutput(KSAMPLER(_sampling(judge, select, shares, churn, seed)))
-
-
-def _shares(looks: str) -> list[float]:
-    try:
-        found = [float(share) for share in looks.split(",") if share.strip()]
-    except ValueError:
-        found = [-1.0]
-    if not all(0 < share < 1 for share in found):
-        raise SamplingError(f"looks are shares of the steps between 0 and 1, with commas between, not {looks!r}")
-    return found
 
 
 def _sampling(

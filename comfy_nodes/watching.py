@@ -7,7 +7,6 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from diffusers_ext.rewards.errors import ModelError
 from diffusers_ext.rewards.judgement import Judgement
 
 PART: Final = 16
@@ -56,15 +55,8 @@ class Watched:
         return judgements
 
     def score_video(self, video: Any, prompt: str, **options: Any) -> Judgement:
-        """As :meth:`RewardModel.score_video`, for one video.
-
-        Raises:
-            ModelError: a judge that takes no videos, such as one on a server.
-        """
-        ask = getattr(self.judge, "score_video", None)
-        if ask is None:
-            raise ModelError("a judge on a server takes no videos; load one here")
-        [judgement] = ask(video, prompt, cancel=self.cancel, **options)
+        """As :meth:`RewardModel.score_video`, for one video."""
+        [judgement] = self.judge.score_video(video, prompt, cancel=self.cancel, **options)
         return judgement
 
     def remembering(self) -> AbstractContextManager[None]:

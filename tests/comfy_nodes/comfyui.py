@@ -7,6 +7,7 @@ COMFYUI_PATH names the folder of one, COMFYUI_PYTHON its Python (by default the 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import socket
@@ -18,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 PACK = "rewarddance"
@@ -148,3 +151,9 @@ def _until_up(server: ComfyUI, process: subprocess.Popen[bytes]) -> None:
 
 def node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
+
+
+def saved(comfyui: ComfyUI, run: Run, name: str = "saved") -> np.ndarray:
+    """The pictures that a node has saved: [B, H, W, 3] in [0, 255]."""
+    shown = [Image.open(io.BytesIO(comfyui.picture(item))) for item in run.outputs[name]["images"]]
+    return np.stack([np.asarray(picture, float) for picture in shown])

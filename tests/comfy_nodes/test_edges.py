@@ -12,6 +12,7 @@ from comfy_nodes.watching import PART, Watched
 from diffusers_ext.rewards.errors import ImageError, ModelError
 from diffusers_ext.rewards.images import load_image
 from diffusers_ext.rewards.judgement import Judgement
+from diffusers_ext.rewards.videos import Clip
 
 PROMPT = "a photo of a red star"
 
@@ -142,9 +143,10 @@ def test_what_cancel_raises_comes_through_between_batches(untrained_judge, pictu
     assert len(untrained_judge.score(pictures_as_given[:1], PROMPT)) == 1
 
 
-def test_a_judge_that_takes_no_videos_says_so():
-    with pytest.raises(ModelError, match="a judge on a server takes no videos"):
-        Watched(object(), lambda *state: None, lambda: False).score_video(None, PROMPT)
+def test_a_watched_judge_scores_a_video_as_the_judge_does(watched, untrained_judge, pictures_as_given):
+    [expected] = untrained_judge.score_video(Clip(tuple(pictures_as_given)), PROMPT, frames=3)
+    found = watched[0].score_video(Clip(tuple(pictures_as_given)), PROMPT, frames=3)
+    assert found.log_odds == pytest.approx(expected.log_odds, abs=1e-4)
 
 
 def test_a_report_has_a_line_for_each():

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from comfyui import PROMPT, node
-from PIL import Image
+from comfyui import PROMPT, node, saved
 
 from diffusers_ext.nano import DEFAULT_PIPELINE, GENERATOR_OPTIONS
 
@@ -51,12 +49,6 @@ def generation(prompt, **sampler):
         "decoded": node("VAEDecode", samples=["sampled", 0], vae=["nano", 2]),
         "saved": node("SaveImage", images=["decoded", 0], filename_prefix="nano"),
     }
-
-
-def saved(comfyui, run, name="saved"):
-    return np.stack(
-        [np.asarray(Image.open(io.BytesIO(comfyui.picture(item))), float) for item in run.outputs[name]["images"]]
-    )
 
 
 @pytest.mark.parametrize("prompt", [PROMPT, OTHER_PROMPT])
@@ -118,10 +110,80 @@ def test_bad_looks_are_one_sentence_on_the_node(comfyui, options, message):
     assert message in error["exception_message"]
 
 
-@pytest.mark.parametrize("file", sorted(API.glob("*.json")), ids=lambda file: file.stem)
+def climbing(**options):
+    inputs = {"looks": "0.4, 0.6", "length": 0.1, "climbs": 1}
+    graph = guided()
+    del graph["sampler"]
+    graph["empty"]["inputs"]["batch_size"] = 1
+    graph["sampled"]["inputs"] |= {"guider": ["climbing", 0], "sampler": ["euler", 0]}
+    return graph | {
+        "euler": node("KSamplerSelect", sampler_name="euler"),
+        "climbing": node(
+            "RewardDanceGuider",
+            guider=["guider", 0],
+            reward_model=["judge", 0],
+            vae=["nano", 2],
+            prompt=PROMPT,
+            **{**inputs, **options},
+        ),
+    }
+
+
+def test_the_guider_paints_what_python_paints_along_the_gradient(comfyui, judge):
+    from diffusers import StableDiffusion3Pipeline
+
+    from diffusers_ext.sampling import Gradient, RewardGuidedPipeline
+
+    pipeline = StableDiffusion3Pipeline.from_pretrained(DEFAULT_PIPELINE).to(torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    method = Gradient(1, looks=(0.4, 0.5, 0.6), length=0.1, climbs=2)
+    expected = RewardGuidedPipeline(pipeline, judge, method)(PROMPT, **GENERATOR_OPTIONS).best
+    found = saved(comfyui, comfyui.run(climbing(looks="0.4, 0.5, 0.6", climbs=2)))[0]
+    plain = saved(comfyui, comfyui.run(climbing(length=0.0)))[0]
+    assert np.abs(found - np.asarray(expected, float)).max() <= 2.01
+    assert np.abs(found - plain).max() > 20
+
+
+def test_a_guider_of_no_length_is_the_plain_one(comfyui):
+    guided_once = climbing(length=0.0)
+    plain = climbing()
+    plain["sampled"]["inputs"]["guider"] = ["guider", 0]
+    assert (saved(comfyui, comfyui.run(guided_once)) == saved(comfyui, comfyui.run(plain))).all()
+
+
+@pytest.mark.parametrize("sampler", ["dpmpp_2m", "heun"])
+def test_the_gradient_raises_the_reward_with_samplers_of_higher_order_too(comfyui, sampler):
+    rewards = []
+    for length in (0.0, 0.2):
+        graph = climbing(length=length, looks="0.4, 0.5, 0.6")
+        graph["euler"]["inputs"]["sampler_name"] = sampler
+        graph["empty"]["inputs"]["batch_size"] = 8
+        scored = {"reward_model": ["judge", 0], "images": ["decoded", 0], "prompt": PROMPT, "explain": False}
+        graph["score"] = node("RewardDanceScoreImages", **scored)
+        found = np.array(comfyui.run(graph).outputs["score"]["rewards"])
+        rewards.append(np.log(found / (1 - found)))
+    assert (rewards[1] - rewards[0]).mean() > 0
+
+
+def test_a_judge_on_a_server_gives_no_gradient_and_says_so(comfyui):
+    graph = climbing()
+    graph["judge"]["inputs"]["id_or_url"] = "http://127.0.0.1:9"
+    error = comfyui.run(graph).error
+    assert error["node_id"] == "climbing"
+    assert "a judge on a server gives no gradient; load one here" in error["exception_message"]
+
+
+TRAINING = "rl-lora"
+EXAMPLES = [
+    pytest.param(file, id=file.stem, marks=pytest.mark.slow if file.stem == TRAINING else ())
+    for file in sorted(API.glob("*.json"))
+]
+
+
+@pytest.mark.parametrize("file", EXAMPLES)
 def test_every_example_runs(comfyui, file):
     graph = json.loads(file.read_text("utf-8"))
-    run = comfyui.run(graph)
+    run = comfyui.wait(comfyui.queue(graph), 3600 if file.stem == TRAINING else 300)
     assert run.status == "success"
     ends = {key for key, item in graph.items() if item["class_type"] in ("SaveImage", "PreviewImage")}
     assert ends <= set(run.outputs)

@@ -22,7 +22,9 @@ NODES = {
     "RewardDanceBestOfN",
     "RewardDanceGate",
     "RewardDanceGuidedSampler",
+    "RewardDanceGuider",
     "RewardDanceScoreVideo",
+    "RewardDanceTrainLoRA",
     "RewardDanceSavePreference",
     "RewardDanceNanoCheckpoint",
 }
@@ -167,7 +169,7 @@ def test_preferences_are_added_to_the_file_and_read_back(comfyui, uploaded, scen
     assert (file.parent / found.records[0].a).is_file()
 
 
-def test_a_damaged_file_of_preferences_is_left_as_it_is(comfyui, uploaded):
+def test_a_choice_is_kept_in_a_damaged_file_too_and_the_damage_is_told(comfyui, uploaded):
     file = comfyui.folder / "output" / "preferences" / "damaged.jsonl"
     file.parent.mkdir(exist_ok=True)
     file.write_text("not json\n", encoding="utf-8")
@@ -182,8 +184,10 @@ def test_a_damaged_file_of_preferences_is_left_as_it_is(comfyui, uploaded):
             name="damaged",
         ),
     }
-    assert "left as it is" in comfyui.run(graph).error["exception_message"]
-    assert file.read_text(encoding="utf-8") == "not json\n"
+    [told] = comfyui.run(graph).outputs["saved"]["text"]
+    assert told.startswith("1 in damaged.jsonl\n1 more cannot be read: ")
+    assert file.read_text(encoding="utf-8").startswith("not json\n")
+    assert [item.choice for item in load(file).records] == ["a"]
 
 
 def test_a_video_is_scored_as_by_python(comfyui, uploaded, scenes):

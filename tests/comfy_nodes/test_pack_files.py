@@ -5,6 +5,7 @@ import subprocess
 import sys
 import venv
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -16,6 +17,7 @@ else:
 
 ROOT = Path(__file__).parents[2]
 WORKFLOWS = sorted((ROOT / "example_workflows").glob("*.json"))
+EXTRAS = {"httpx>=0.27", "peft>=0.17", "pyyaml>=6"}
 LOCALES = {name: json.loads((ROOT / "locales" / name / "nodeDefs.json").read_text("utf-8")) for name in ("en", "zh")}
 
 
@@ -27,11 +29,12 @@ def test_the_root_of_the_pack_does_nothing_outside_of_comfyui():
     assert found.stdout == "[]\n"
 
 
-def test_requirements_are_those_of_the_package_without_torch_and_with_what_servers_need():
+def test_requirements_are_those_of_the_package_without_torch_and_with_what_servers_and_training_need():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     needed = {line for line in project["dependencies"] if not line.startswith("torch")}
+    assert {line for lines in project["optional-dependencies"].values() for line in lines} >= EXTRAS
     lines = (ROOT / "requirements.txt").read_text("utf-8").splitlines()
-    assert {line for line in lines if line and not line.startswith("#")} == needed | {"httpx>=0.27"}
+    assert {line for line in lines if line and not line.startswith("#")} == needed | EXTRAS
 
 
 def test_install_says_so_when_it_is_run_with_a_python_that_is_not_comfyuis(tmp_path):
@@ -65,3 +68,8 @@ def test_every_example_has_a_preview_and_an_api_form_of_the_same_nodes(workflow)
     assert any(node["class_type"] in LOCALES["en"] for node in asked.values())
     with Image.open(workflow.with_suffix(".jpg")) as preview:
         assert min(preview.size) > 400
+
+
+def test_the_icon_is_a_square_of_the_size_that_the_registry_takes():
+    icon = ElementTree.parse(ROOT / "comfy_nodes" / "web" / "icon.svg").getroot()
+    assert icon.get("width") == icon.get("height") == "400"  # at most 800 x 400

@@ -1,0 +1,180 @@
+"""Training runs, each in a process of its own: what they are given, what they tell, and how they end.
+
+In a process of its own a run takes its memory along when it ends, and can be stopped within a moment whatever it is
+doing, with no more lost than the iteration that it is in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from diffusers_ext.configuring import plain
+from diffusers_ext.metrics import FILE
+from diffusers_ext.training import LoraTrainingError
+
+if TYPE_CHECKING:
+    from diffusers_ext.training import LoraTraining
+
+_PROGRAM: Final = Path(__file__).with_name("trainee.py")
+_CONFIG: Final = "run.yaml"
+_RESULT: Final = "result.json"
+_LOG: Final = "log.txt"
+_NANO: Final = "nano"
+_PAUSE: Final = 0.2
+"""Seconds between two looks at a run."""
+
+Entry = dict[str, Any]
+"""A line of a run's metrics: the figures of an iteration, or an evaluation."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended.
+
+    Attributes:
+        iterations: that have been done.
+        finished: whether that is all of them.
+        reason: why it ended before; None if it did not.
+    """
+
+    iterations: int
+    finished: bool
+    reason: str | None
+
+
+def placed(config: LoraTraining, out: Path, prompts: str, beside: Path) -> LoraTraining:
+    """A configuration that can be run in the run's folder, and gone on with wherever that is moved to.
+
+    Its prompts are put there, and named as they are from there, so that the LoRA's header, which holds the
+    configuration, says nothing of the machine.
+
+    Args:
+        config: what is to be trained.
+        out: the run's folder, which is made.
+        prompts: one on every line, in place of the configuration's; empty for those.
+        beside: the folder that the configuration's own files are named from.
+
+    Raises:
+        LoraTrainingError: its prompts are in a file that cannot be read, or the folder cannot be made.
+    """
+    wanted = [config.prompts, config.evaluation_prompts]
+    texts = [prompts if prompts.strip() else None if name == _NANO else _read(beside / name) for name in wanted]
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        learned, asked = (_NANO if text is None else _kept(text, out) for text in texts)
+    except OSError as error:
+        raise LoraTrainingError(f"{out}: cannot be written ({error})") from error
+    judges = tuple(replace(item, model=_located(item.model, beside)) for item in config.judges)
+    return replace(
+        config,
+        out=".",
+        pipeline=_located(config.pipeline, beside),
+        prompts=learned,
+        evaluation_prompts=asked,
+        judges=judges,
+        save_every=1,
+    )
+
+
+def _located(name: str | None, beside: Path) -> str | None:
+    """A model's name, made a whole path if it is that of a folder beside the configuration."""
+    return str(beside / name) if name and (beside / name).is_dir() else name
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LoraTrainingError(
+            f"this configuration takes its prompts from {path.name}, which cannot be read ({error}); write prompts "
+            "into the node, one on every line"
+        ) from error
+
+
+def _kept(text: str, out: Path) -> str:
+    """The name of a file with the text, by its content: other prompts are another configuration."""
+    lines = "".join(f"{line.strip()}\n" for line in text.splitlines() if line.strip())
+    name = f"prompts-{hashlib.sha256(lines.encode()).hexdigest()[:8]}.txt"
+    (out / name).write_text(lines, encoding="utf-8")
+    return name
+
+
+def run(
+    config: LoraTraining, out: Path, cpu: bool, show: Callable[[list[Entry]], object], check: Callable[[], object]
+) -> Ended:
+    """Train, or go on with what a folder holds; returns when the run has ended.
+
+    Args:
+        config: as :func:`placed` gives it.
+        out: the run's folder.
+        cpu: whether it must not use a GPU.
+        show: told all that the run has told so far, whenever there is more.
+        check: called several times a second; what it raises ends the run at once, and comes through. The run's state
+            after its last iteration stays.
+
+    Raises:
+        LoraTrainingError: as :func:`~diffusers_ext.training.train_lora`, and when the process ends without a word.
+    """
+    result = out / _RESULT
+    result.unlink(missing_ok=True)
+    (out / _CONFIG).write_text(json.dumps(plain(config), indent=1), encoding="utf-8")
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"} if cpu else dict(os.environ)
+    command = [sys.executable, str(_PROGRAM)]
+    with (out / _LOG).open("wb") as log:
+        process = subprocess.Popen(
+            command, cwd=out, env=environment, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT
+        )
+    try:
+        told = -1
+        while process.poll() is None:
+            check()
+            entries = entries_of(out)
+            if len(entries) != told:
+                told = len(entries)
+                show(entries)
+            time.sleep(_PAUSE)
+    finally:
+        process.kill()
+        process.wait()
+        assert process.stdin is not None
+        process.stdin.close()
+    show(entries_of(out))
+    return _ended(result, out / _LOG, process.returncode)
+
+
+def entries_of(out: Path) -> list[Entry]:
+    """All that a run has told so far."""
+    file = out / FILE
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    entries = []
+    for line in lines:
+        try:
+            entries.append(json.loads(line))
+        except ValueError:  # the rest of it is about to be written
+            break
+    return entries
+
+
+def steps_of(entries: list[Entry]) -> list[Entry]:
+    """The figures of iterations alone."""
+    return [entry for entry in entries if "evaluation" not in entry]
+
+
+def _ended(result: Path, log: Path, code: int) -> Ended:
+    if not result.exists():
+        lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
+        last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
+        raise LoraTrainingError(f"the run ended with code {code}: {last} (all of it is in {log})")
+    told = json.loads(result.read_text(encoding="utf-8"))
+    if "error" in told:
+        raise LoraTrainingError(told["error"])
+    return Ended(**told)
