@@ -95,7 +95,7 @@ def test_distillation_follows_the_guided_base_and_learns_its_velocities():
         x = x + (to - time) * velocity
 
     def reference():
-        now = np.tanh(float(toy.a) * rows["x"] + float(toy.b) * times[rows["step"]][:, None])
+        now = np.tanh(toy.a.item() * rows["x"] + toy.b.item() * times[rows["step"]][:, None])
         return ((now - rows["velocity"]) ** 2).mean()
 
     loss = mean_loss(algorithm, toy, schedule, experience)
