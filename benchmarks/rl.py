@@ -4,13 +4,16 @@
     python -m benchmarks.rl --out runs/rl --algorithms nft refl --seeds 1 --iterations 50
 
 Every run is one of `rewarddance train-lora nano-...`; one that was stopped goes on, one that is done is not done again.
-The table goes to stdout, and with all its figures to `OUT/rl.json`; `OUT/rl.png` shows correctness over samples.
+Tables go to stdout, and all figures with the machine's description to `OUT/rl.json`; `OUT/rl.png` shows correctness
+over samples. Minutes are of training, without evaluations, and by the clock: they mean something on an idle machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,6 +61,39 @@ def train(folder: Path, algorithm: str, seed: int, iterations: int | None) -> Ru
 def evaluations_of(metrics: Path) -> tuple[Evaluation, ...]:
     entries = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
     return tuple(Evaluation(**entry["evaluation"]) for entry in entries if "evaluation" in entry)
+
+
+def machine() -> str:
+    """Where this runs, e.g. ``x86_64, 2 cores, 1 thread, torch 2.13.0``."""
+    import torch
+
+    threads = torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return (
+        f"{platform.machine()}, {cores} core{'s' * (cores != 1)}, {threads} thread{'s' * (threads != 1)}, "
+        f"torch {torch.__version__}"
+    )
+
+
+def course(runs: Sequence[Run]) -> str:
+    """Every evaluation of every run."""
+    lines = [
+        "| run | samples | correct | held out | reward | spread | diversity | minutes |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for run in runs:
+        for item in run.evaluations:
+            cells = (
+                f"{item.samples:,}",
+                "-" if item.second is None else f"{item.second:.3f}",
+                "-" if item.held_out is None else f"{item.held_out:.3f}",
+                f"{item.reward:.2f}",
+                f"{item.group_deviation:.2f}",
+                f"{diversity_share(run.first, item):.2f}",
+                f"{item.seconds / 60:.1f}",
+            )
+            lines.append(f"| {run.algorithm}, seed {run.seed} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def spread(values: Sequence[float | None]) -> str:
@@ -130,9 +166,14 @@ def main() -> None:
         {"algorithm": run.algorithm, "seed": run.seed, "evaluations": [item.as_dict() for item in run.evaluations]}
         for run in runs
     ]
-    (options.out / "rl.json").write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+    where = machine()
+    written = json.dumps({"machine": where, "runs": told}, indent=2)
+    (options.out / "rl.json").write_text(written + "\n", encoding="utf-8")
     plot(runs, options.out / "rl.png")
+    print(f"{where}; seeds {', '.join(str(seed) for seed in range(options.seeds))}\n")
     print(table(runs, options.bar))
+    print()
+    print(course(runs))
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ class Situation:
         noise: standard normal float32 [B, ...], what the pictures begin as.
         schedule: the sampler's way.
         denoiser: the policy under the prompts of the given rows' pictures (int64 [R]; None for all B).
+        unprompted: the same under the empty prompt, for guidance; for a warm start only.
         level: noise levels of uniform numbers in [0, 1), as the model was trained with.
         as_old, as_base: contexts in which the policy is the one that explores, or the one before any training.
         reward: the judges' reward of clean latents [R, ...] of pictures `of`, float [R], with gradient.
@@ -44,6 +45,7 @@ class Situation:
     noise: Tensor
     schedule: Schedule
     denoiser: Callable[..., Denoiser]
+    unprompted: Callable[..., Denoiser]
     level: Callable[[Tensor], Level]
     as_old: Callable[[], AbstractContextManager[None]]
     as_base: Callable[[], AbstractContextManager[None]]

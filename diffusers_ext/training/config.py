@@ -8,9 +8,11 @@ from typing import Any, Final, Literal
 
 from ..configuring import plain, read, read_yaml
 from .ddpo import DDPO
+from .distillation import GuidanceDistillation
 from .draft import DRaFT
 from .errors import LoraTrainingError
 from .grpo import FlowGRPO
+from .jitter import Jitter
 from .monitors import Alarms
 from .nft import DiffusionNFT
 from .refl import ReFL
@@ -41,6 +43,8 @@ class LoraTraining:
         out: folder for the LoRA and all that is known of the run; its state is kept there too.
         algorithm: ``nft``, ``refl``, ``draft``, ``grpo`` or ``ddpo``, alone or with its options, e.g.
             ``{name: nft, beta: 0.5}``.
+        warm_start: what the first iterations do in place of the algorithm: learn to paint as with guidance; None for
+            nothing of the kind.
         pipeline: folder or hub id of a diffusers pipeline; None for the nano generator.
         prompts: file with a prompt on every line, or ``nano`` for prompts of the nano world's training combinations.
         prompt_count: how many prompts of the nano world.
@@ -48,6 +52,7 @@ class LoraTraining:
         second_judge: a judge that is not trained against, to see when the reward rises alone; None for the oracle
             where the evaluation's prompts are all of the nano world, else for none.
         references: of judges that compare.
+        jitter: how pictures are changed a little before judges see them whose gradient is climbed; None for not at all.
         height, width: of pictures; None for the pipeline's own.
         frames: of videos.
         max_sequence_length: of T5's and other long encoders' tokens; None for the pipeline's own, and 1 for nano's.
@@ -79,12 +84,14 @@ class LoraTraining:
 
     out: str
     algorithm: DiffusionNFT | ReFL | DRaFT | FlowGRPO | DDPO = field(default_factory=DiffusionNFT)
+    warm_start: GuidanceDistillation | None = None
     pipeline: str | None = None
     prompts: str = "nano"
     prompt_count: int = 1000
     judges: tuple[JudgeConfig, ...] = field(default_factory=lambda: (JudgeConfig(),))
     second_judge: JudgeConfig | None = None
     references: References = field(default_factory=References)
+    jitter: Jitter | None = None
     height: int | None = None
     width: int | None = None
     frames: int = 1
@@ -120,6 +127,8 @@ class LoraTraining:
     def __post_init__(self) -> None:
         for problem in self.algorithm.problems():
             raise LoraTrainingError(f"algorithm: {problem}")
+        for problem in self.warm_start.problems() if self.warm_start else ():
+            raise LoraTrainingError(f"warm_start: {problem}")
         counts = (
             "rank", "iterations", "groups", "sampling_steps", "micro_batch_size", "decode_batch_size", "save_every",
             "evaluate_every", "evaluation_count", "frames", "prompt_count",
@@ -136,10 +145,11 @@ class LoraTraining:
             raise LoraTrainingError(f"group_size: {self.algorithm.name} compares pictures of one prompt; at least 2")
         if self.group_size < 1 or self.evaluation_size < 2:
             raise LoraTrainingError("group_size and evaluation_size: must be at least 1 and 2")
-        if self.group_size % self.algorithm.updates:
-            raise LoraTrainingError(
-                f"group_size: {self.group_size} pictures cannot be shared among {self.algorithm.updates} updates evenly"
-            )
+        for part in (self.algorithm, self.warm_start):
+            if part and self.group_size % part.updates:
+                raise LoraTrainingError(
+                    f"group_size: {self.group_size} pictures cannot be shared among {part.updates} updates evenly"
+                )
 
 
 UNBOUND: Final = frozenset(

@@ -11,15 +11,17 @@ import torch
 from torch import Tensor
 
 from .advantages import group_advantages
-from .algorithm import Situation
+from .algorithm import Algorithm, Situation
 from .config import LoraTraining
 from .diffusion import noise_for
+from .distillation import GuidanceDistillation
 from .errors import LoraTrainingError
 from .monitors import group_deviation
 from .setup import Setup
 
 EXPLORED: Final = 1
 """What the noise that pictures begin as is drawn for; see `noise_for`."""
+JITTERED: Final = 2
 
 
 class Learner:
@@ -33,7 +35,7 @@ class Learner:
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """One iteration; its figures."""
-        config, studio, algorithm = self.config, self.studio, self.config.algorithm
+        config, studio, algorithm = self.config, self.studio, self._algorithm(iteration)
         prompts, seeds = self._draw(iteration)
         climbed: list[Tensor] = []
         situation = self._situation(prompts, seeds, iteration, climbed)
@@ -57,6 +59,10 @@ class Learner:
         if climbed:
             figures |= self._figures(torch.cat(climbed))
         return figures
+
+    def _algorithm(self, iteration: int) -> Algorithm | GuidanceDistillation:
+        warm = self.config.warm_start
+        return warm if warm is not None and iteration < warm.iterations else self.config.algorithm
 
     def _draw(self, iteration: int) -> tuple[list[str], list[tuple[int, ...]]]:
         """This process's prompts, each `group_size` times in a row, and a seed for each picture."""
@@ -85,8 +91,14 @@ class Learner:
             chosen = condition if of is None else {name: value[of] for name, value in condition.items()}
             return policy.denoiser(chosen)
 
+        def unprompted(of: Tensor | None = None) -> Any:
+            return studio.denoiser([""] * (len(prompts) if of is None else len(of)))
+
         def reward(clean: Tensor, of: Tensor) -> Tensor:
-            found = studio.gradient_rewards(clean, [prompts[index] for index in of.tolist()], iteration)
+            rows = of.tolist()
+            found = studio.gradient_rewards(
+                clean, [prompts[row] for row in rows], [(*seeds[row], JITTERED) for row in rows], iteration
+            )
             climbed.append(found.detach())
             return found
 
@@ -94,6 +106,7 @@ class Learner:
             noise=noise_for(studio.generator.shape, [(*seed, EXPLORED) for seed in seeds], studio.device),
             schedule=studio.schedule,
             denoiser=denoiser,
+            unprompted=unprompted,
             level=studio.generator.level,
             as_old=lambda: policy.acting_as(self.old),
             as_base=lambda: policy.acting_as({}),
@@ -144,7 +157,7 @@ class Learner:
             last = number == len(parts) - 1
             with nullcontext() if last else accelerator.no_sync(network), self.studio.autocast():
                 mini = {name: value[part] for name, value in rows.items()}
-                losses = config.algorithm.losses(situation, mini, advantages[of])
+                losses = self._algorithm(iteration).losses(situation, mini, advantages[of])
                 if not torch.isfinite(losses).all():
                     wrong = int((~torch.isfinite(losses)).nonzero()[0])
                     raise LoraTrainingError(
@@ -163,7 +176,7 @@ class Learner:
                 "saved last is untouched; lower learning_rate, or use float32, and give the same command again"
             )
         for group in self.optimizer.param_groups:
-            done = (iteration + 1) * config.algorithm.updates
+            done = (iteration + 1) * self._algorithm(iteration).updates
             group["lr"] = config.learning_rate * min(1.0, done / max(1, config.warmup))
         self.optimizer.step()
         self.optimizer.zero_grad()

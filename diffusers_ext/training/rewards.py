@@ -87,10 +87,12 @@ class Judge:
         found = _patiently(ask, 0.0 if self.differentiable else self.config.patience)
         return scaled(torch.tensor([item.log_odds for item in found]), self.config.scale)
 
-    def gradient_reward(self, images: Tensor, prompts: Sequence[str], references: Any = None) -> Tensor:
-        """The same with gradient in the pixels, on the judge's device."""
+    def gradient_reward(
+        self, images: Tensor, prompts: Sequence[str], references: Any = None, checkpointing: bool = True
+    ) -> Tensor:
+        """The same with gradient in the pixels, on the judge's device; `checkpointing` saves memory and costs time."""
         by = self.config.instruction
-        found = self.model.log_odds(images, list(prompts), references, instruction=by)
+        found = self.model.log_odds(images, list(prompts), references, instruction=by, checkpointing=checkpointing)
         return scaled(found, self.config.scale)
 
 

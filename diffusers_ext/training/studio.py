@@ -15,6 +15,7 @@ from .config import LoraTraining
 from .diffusion import Denoiser, Schedule, denoise, noise_for
 from .errors import LoraTrainingError
 from .generators import Condition, Generator
+from .jitter import jittered
 from .policy import Policy
 from .references import ReferenceStore
 from .rewards import Judge
@@ -95,12 +96,18 @@ class Studio:
             total += judge.config.weight * found
         return total
 
-    def gradient_rewards(self, latents: Tensor, prompts: Sequence[str], iteration: int) -> Tensor:
-        """The same for clean latents, with gradient, [B] on the device."""
+    def gradient_rewards(
+        self, latents: Tensor, prompts: Sequence[str], seeds: Sequence[tuple[int, ...]], iteration: int
+    ) -> Tensor:
+        """The same for clean latents, with gradient, [B] on the device; `seeds` decide on the jitter."""
         images = self.decode(latents)
+        if self.config.jitter is not None:
+            images = jittered(images, self.config.jitter, seeds)
         total = images.new_zeros(len(images))
         for number, judge in enumerate(self.judges):
-            found = judge.gradient_reward(images, prompts, self._references(number, prompts, iteration))
+            found = judge.gradient_reward(
+                images, prompts, self._references(number, prompts, iteration), self.config.checkpointing
+            )
             self._check(found.detach(), judge, prompts)
             total = total + judge.config.weight * found.to(images.device)
         return total

@@ -189,11 +189,13 @@ def _bar(total: int, start: int, shown: bool) -> Iterator[Callable[[dict[str, fl
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    told = TextColumn("{task.fields[told]}")
-    with Progress(*columns, told, console=Console(stderr=True), disable=not shown) as bar:
+    figures_column = TextColumn("{task.fields[told]}")
+    with Progress(*columns, figures_column, console=Console(stderr=True), disable=not shown) as bar:
         task = bar.add_task("training", total=total, completed=start, told="")
 
         def advance(figures: dict[str, float]) -> None:
-            bar.update(task, advance=1, told=f"reward {figures['reward']:+.3f}")
+            # A warm start has no reward.
+            told = [f"{name} {figures[name]:+.3f}" for name in ("reward", "loss") if name in figures]
+            bar.update(task, advance=1, told=" ".join(told))
 
         yield advance

@@ -14,6 +14,7 @@ from scipy import stats
 from diffusers_ext.training.advantages import group_advantages
 from diffusers_ext.training.ddpo import DDPO, ddim_transition
 from diffusers_ext.training.diffusion import Level, Prediction, denoise
+from diffusers_ext.training.distillation import GuidanceDistillation
 from diffusers_ext.training.draft import DRaFT
 from diffusers_ext.training.grpo import FlowGRPO, flow_transition
 from diffusers_ext.training.nft import DiffusionNFT, nft_loss, optimality
@@ -76,6 +77,31 @@ def test_draft_through_all_steps_is_the_reward_of_the_finished_picture():
     here = situation(toy, schedule)
     reward = here.reward(denoise(toy.denoiser(), here.noise, schedule), experience.rows["of"])
     torch.testing.assert_close(mean_loss(algorithm, toy, schedule, experience), -reward.mean())
+
+
+def test_distillation_follows_the_guided_base_and_learns_its_velocities():
+    toy, schedule, scale = Toy(), flow_schedule(3), 2.5
+    algorithm = GuidanceDistillation(scale=scale)
+    experience = explored(algorithm, toy, schedule)
+    rows = {name: value.numpy() for name, value in experience.rows.items()}
+    a, b = (float(value) for value in toy.base)
+    x, times = situation(toy, schedule).noise.numpy(), schedule.noise.numpy()
+    for index, (time, to) in enumerate(itertools.pairwise(times)):
+        prompted, unprompted = np.tanh(a * x + b * time), np.tanh(a * x + b * time + 0.5)
+        velocity = unprompted + scale * (prompted - unprompted)
+        here = rows["step"] == index
+        np.testing.assert_allclose(rows["x"][here], x)
+        np.testing.assert_allclose(rows["velocity"][here], velocity)
+        x = x + (to - time) * velocity
+
+    def reference():
+        now = np.tanh(toy.a.item() * rows["x"] + toy.b.item() * times[rows["step"]][:, None])
+        return ((now - rows["velocity"]) ** 2).mean()
+
+    loss = mean_loss(algorithm, toy, schedule, experience)
+    loss.backward()
+    assert loss.item() == pytest.approx(reference())
+    assert [float(toy.a.grad), float(toy.b.grad)] == pytest.approx(differences(reference, toy), rel=1e-6)
 
 
 def test_refl_stops_each_picture_at_a_late_step_of_its_own():

@@ -23,8 +23,10 @@ from diffusers_ext.rewards.model import RewardModel
 from diffusers_ext.training import LoraTrainingError, train_lora
 from diffusers_ext.training.ddpo import DDPO
 from diffusers_ext.training.diffusion import denoise
+from diffusers_ext.training.distillation import GuidanceDistillation
 from diffusers_ext.training.draft import DRaFT
 from diffusers_ext.training.grpo import FlowGRPO
+from diffusers_ext.training.jitter import Jitter
 from diffusers_ext.training.monitors import Alarms
 from diffusers_ext.training.refl import ReFL
 from diffusers_ext.training.rewards import Judge
@@ -80,6 +82,22 @@ def test_a_run_that_is_stopped_ends_in_the_weights_of_one_that_is_not(config, el
     assert resumed.finished
     same(lora_of(resumed.out), lora_of(whole.out))
     assert without_times(metrics_of(resumed.out)) == without_times(metrics_of(whole.out))
+
+
+def test_a_run_stopped_between_its_warm_start_and_its_algorithm_goes_on_the_same(config, elsewhere):
+    warmed = {
+        "warm_start": GuidanceDistillation(iterations=2),
+        "algorithm": DRaFT(steps=2),
+        "jitter": Jitter(),
+    }
+    whole = train_lora(replace(config, **warmed))
+    asked = iter([False, False, True])
+    stopped = train_lora(replace(elsewhere, **warmed), cancel=lambda: next(asked))
+    assert stopped.iterations == 2
+    resumed = train_lora(replace(elsewhere, **warmed))
+    same(lora_of(resumed.out), lora_of(whole.out))
+    steps = [entry for entry in metrics_of(whole.out) if "evaluation" not in entry]
+    assert ["reward" in entry for entry in steps] == [False, False, True, True]  # guidance needs no judge
 
 
 def test_the_lora_gives_the_picture_of_right_after_training_in_diffusers_and_by_comfyuis_arithmetic(config):
@@ -165,7 +183,7 @@ def test_a_reward_that_is_no_number_stops_the_run_and_keeps_the_last_state(confi
 
 
 def test_a_gradient_that_is_no_number_stops_the_run(config, monkeypatch):
-    def broken(self, latents, prompts, iteration):
+    def broken(self, latents, prompts, seeds, iteration):
         return latents.flatten(1).sum(1) * float("inf")
 
     monkeypatch.setattr(Studio, "gradient_rewards", broken)

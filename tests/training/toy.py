@@ -29,12 +29,15 @@ class Toy:
         finally:
             self.a, self.b = own
 
-    def denoiser(self, of=None):
+    def denoiser(self, of=None, prompt: float = 0.0):
         def predict(latents, level):
-            output = torch.tanh(self.a * latents + self.b * level.noise.reshape(-1, 1))
+            output = torch.tanh(self.a * latents + self.b * level.noise.reshape(-1, 1) + prompt)
             return level.split(self.kind, latents, output)
 
         return predict
+
+    def unprompted(self, of=None):
+        return self.denoiser(of, prompt=0.5)
 
 
 def flow_schedule(steps: int = 4) -> Schedule:
@@ -61,6 +64,7 @@ def situation(toy: Toy, schedule: Schedule, count: int = 6, width: int = 5, iter
         noise=torch.randn(count, width, generator=generator, dtype=torch.float64),
         schedule=schedule,
         denoiser=toy.denoiser,
+        unprompted=toy.unprompted,
         level=lambda uniform: flow_level(uniform.double()),
         as_old=lambda: toy.acting(toy.old),
         as_base=lambda: toy.acting(toy.base),

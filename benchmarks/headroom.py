@@ -1,0 +1,110 @@
+"""How much room training has on the nano generator: correct pictures among several, and whether the judge finds them.
+
+    python -m benchmarks.headroom                            # without guidance, as training paints
+    python -m benchmarks.headroom --guidance 3
+
+For each kind of prompt: the share of pictures that the oracle finds correct; the share of prompts with a correct one
+among 8 and among 32, which is what training could bring out if its judge were the oracle; the share of correct ones
+among those that the nano judge likes best of 8 and of 32, which is what it can bring out with that judge; and how often
+the judge puts a correct picture of a prompt above a wrong one.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from diffusers_ext.nano import DEFAULT_PIPELINE
+from diffusers_ext.nano.oracle import judge
+from diffusers_ext.nano.scenes import PROMPT_KINDS, PromptSpec, sample_prompt
+from diffusers_ext.rewards.images import as_images
+from diffusers_ext.training.diffusion import denoise, noise_for
+from diffusers_ext.training.distillation import guided
+from diffusers_ext.training.generators import Generator, canvas_for
+from diffusers_ext.training.policy import Policy
+from diffusers_ext.training.rewards import JudgeConfig, load_judge
+
+COUNT = 32
+
+
+@dataclass(frozen=True)
+class Painter:
+    """The nano generator as training runs it, in bfloat16, with or without guidance."""
+
+    policy: Policy
+    guidance: float
+    steps: int
+
+    @torch.no_grad()
+    def paint(self, prompt: str) -> torch.Tensor:
+        """COUNT pictures [COUNT, 3, H, W] from the same noise for every prompt."""
+        generator = self.policy.generator
+        noise = noise_for(generator.shape, [(9, number) for number in range(COUNT)])
+        denoiser = self.policy.denoiser(generator.encode([prompt] * COUNT))
+        if self.guidance != 1:
+            denoiser = guided(denoiser, self.policy.denoiser(generator.encode([""] * COUNT)), self.guidance)
+        with torch.autocast("cpu", torch.bfloat16):
+            return generator.decode(denoise(denoiser, noise, generator.schedule(self.steps))).float()
+
+
+def prompts() -> list[PromptSpec]:
+    """Eight of each kind, then of held-out combinations: five of one object and eight of two."""
+    rng = np.random.default_rng(77)
+    found = [sample_prompt(rng, kind) for kind in PROMPT_KINDS for _ in range(8)]
+    found += [sample_prompt(rng, "colours", held_out=True) for _ in range(5)]
+    return found + [sample_prompt(rng, "colour_attribution", held_out=True) for _ in range(8)]
+
+
+def kind_of(spec: PromptSpec) -> str:
+    return f"{spec.kind}, held out" if spec.is_held_out else spec.kind
+
+
+def row(kind: str, correct: np.ndarray, rewards: np.ndarray) -> str:
+    """A line of the table; both arrays [prompts, COUNT]."""
+
+    def best(of: int) -> tuple[float, float]:
+        """Prompts with a correct one among so many, and correct ones among the judge's best."""
+        truth, liked = correct.reshape(-1, of), rewards.reshape(-1, of).argmax(1)
+        return truth.any(1).mean(), truth[np.arange(len(truth)), liked].mean()
+
+    ranked = [
+        (liked[right][:, None] > liked[~right]).mean()
+        for right, liked in zip(correct, rewards, strict=True)
+        if 0 < right.mean() < 1
+    ]
+    (any_8, best_8), (any_32, best_32) = best(8), best(COUNT)
+    cells = (correct.mean(), any_8, any_32, best_8, best_32, np.mean(ranked) if ranked else np.nan)
+    return f"| {kind} | " + " | ".join(f"{value:.2f}" for value in cells) + " |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--kinds", nargs="+", help="only these, as the table names them")
+    options = parser.parse_args()
+
+    from diffusers import DiffusionPipeline
+
+    pipeline = DiffusionPipeline.from_pretrained(DEFAULT_PIPELINE, use_safetensors=True).to(torch.float32)
+    generator = Generator(pipeline, canvas_for(pipeline, None, None, 1), {"max_sequence_length": 1})
+    painter = Painter(Policy(generator, half=True), options.guidance, options.steps)
+    by = load_judge(JudgeConfig(instruction="alignment"), torch.device("cpu"))
+    found: dict[str, list[tuple[list[bool], list[float]]]] = {}
+    for spec in prompts():
+        if options.kinds and kind_of(spec) not in options.kinds:
+            continue
+        images = painter.paint(spec.text)
+        truth = [judge(image, spec.text).correct for image in as_images(images.clamp(0, 1))]
+        found.setdefault(kind_of(spec), []).append((truth, by.reward(images, [spec.text] * COUNT).tolist()))
+    print("| kind | correct | any of 8 | any of 32 | judge's best of 8 | of 32 | judge ranks right |")
+    print("|---|---|---|---|---|---|---|")
+    for kind, items in found.items():
+        print(row(kind, np.array([item[0] for item in items]), np.array([item[1] for item in items])))
+
+
+if __name__ == "__main__":
+    main()
