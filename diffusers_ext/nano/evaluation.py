@@ -397,12 +397,17 @@ def choice_correctness(right: np.ndarray, rewards: np.ndarray, n: int) -> tuple[
 
 
 def fit_temperature(log_odds: Sequence[float], labels: Sequence[bool]) -> float:
-    """The temperature that makes P(yes) = sigmoid(log-odds / T) likeliest, found by golden-section search on log T."""
+    """The temperature that makes P(yes) = sigmoid(log-odds / T) likeliest, found by golden-section search on log T.
+
+    Labels are smoothed as in Platt (1999), so that a judge who was never wrong on a few cases is not held to be sure.
+    """
     values, truth = np.asarray(log_odds, dtype=float), np.asarray(labels, dtype=bool)
+    yes, no = truth.sum(), (~truth).sum()
+    targets = np.where(truth, (yes + 1) / (yes + 2), 1 / (no + 2))
 
     def cost(log_temperature: float) -> float:
-        signed = np.where(truth, values, -values) / np.exp(log_temperature)
-        return float(np.logaddexp(0.0, -signed).mean())
+        scaled = values / np.exp(log_temperature)
+        return float((targets * np.logaddexp(0.0, -scaled) + (1 - targets) * np.logaddexp(0.0, scaled)).mean())
 
     low, high = np.log(0.1), np.log(10.0)
     ratio = (np.sqrt(5) - 1) / 2

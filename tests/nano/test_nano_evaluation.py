@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import shutil
 from dataclasses import replace
 
@@ -31,12 +32,12 @@ from diffusers_ext.nano.evaluation import (
     sample_sheet,
     swapped,
 )
-from diffusers_ext.nano.generated import Pool, draw_pool
+from diffusers_ext.nano.generated import Pool, draw_pool, varied
 from diffusers_ext.nano.generator import build_pipeline
-from diffusers_ext.nano.oracle import judge
+from diffusers_ext.nano.oracle import detect, judge
 from diffusers_ext.nano.preferences import Picture, rationale, sample_pairs
 from diffusers_ext.nano.render import CLEAN, Degradation, render
-from diffusers_ext.nano.scenes import parse_prompt, sample_scene, sample_scene_for
+from diffusers_ext.nano.scenes import grade, parse_prompt, sample_scene, sample_scene_for
 from diffusers_ext.rewards.config import RewardConfig
 from diffusers_ext.rewards.judgement import Judgement
 
@@ -89,8 +90,15 @@ def test_a_known_temperature_is_recovered(temperature):
     assert fit_temperature(log_odds, labels) == pytest.approx(temperature, rel=0.06)
 
 
+def test_a_judge_that_was_right_each_time_is_not_held_to_be_sure():
+    """Platt's targets for one case of each sort are 2/3 and 1/3, which sigmoid(3 / T) meets at T = 3 / log 2."""
+    assert fit_temperature([3.0, -3.0], [True, False]) == pytest.approx(3 / math.log(2), rel=1e-3)
+    few, many = (fit_temperature([3.0, -3.0] * n, [True, False] * n) for n in (5, 500))
+    assert many < few < 3 / math.log(2)
+
+
 def test_temperatures_stay_within_bounds():
-    assert fit_temperature([3.0, -3.0], [True, False]) == pytest.approx(0.1, rel=0.01)
+    assert fit_temperature([0.01, -0.01], [True, False]) == pytest.approx(0.1, rel=0.01)
     assert fit_temperature([3.0, -3.0], [False, True]) == pytest.approx(10.0, rel=0.01)
 
 
@@ -260,9 +268,9 @@ def test_pictures_of_a_sheet_do_not_depend_on_the_batch(painter):
     specs = [parse_prompt("a photo of a star"), parse_prompt("a photo of two crosses")]
     sheet = sample_sheet(painter, 3, specs, 50, **FAST)
     assert [len(row) for row in sheet] == [3, 3]
-    for spec, row in zip(specs, sheet, strict=True):
+    for start, spec, row in zip((50, 53), specs, sheet, strict=True):
         for number, image in enumerate(row):
-            (alone,) = generate(painter, [spec.text], [50 + number], **FAST)
+            (alone,) = generate(painter, [spec.text], [start + number], **FAST)
             assert np.abs(np.asarray(image).astype(int) - np.asarray(alone)).max() <= 1
 
 
@@ -282,6 +290,38 @@ def test_a_pool_is_written_where_it_was_asked_to_be(tmp_path):
     pool = Pool.of(("a photo of a star",), np.zeros((1, 6, 64, 64, 3), np.uint8))
     pool.save(tmp_path / "pool")
     assert Pool.load(tmp_path / "pool").prompts == pool.prompts
+
+
+def test_a_pool_that_is_shown_again_is_not_the_same_but_as_true():
+    rng = np.random.default_rng(11)
+    spec = parse_prompt("a photo of a star left of a circle")
+    scenes = [sample_scene_for(rng, spec) for _ in range(6)]
+    group = Pool.of((spec.text,), np.stack([np.stack([render(scene) for scene in scenes])])).group(0)
+    others, left = 0, 0
+    for _ in range(10):
+        again = varied(rng, group)
+        others += again.spec != spec
+        assert again.generated and len(again.pictures) == 6
+        for old, new in zip(group.pictures, again.pictures, strict=True):
+            assert not np.array_equal(old.pixels, new.pixels)
+            assert new.objects == detect(new.pixels)
+            if again.spec == spec:
+                left += grade(spec, new.objects).correct
+    assert 1 <= others <= 9
+    assert 0.25 < left / (6 * (10 - others)) < 0.75, "mirrored, left is right"
+
+
+def test_pools_are_read_as_one(tmp_path):
+    pools = [
+        Pool.of((f"a photo of {name}",), np.full((1, 6, 64, 64, 3), i, np.uint8))
+        for i, name in enumerate(("a star", "a cross"))
+    ]
+    for number, pool in enumerate(pools):
+        pool.save(tmp_path / f"{number}.npz")
+    both = Pool.load(tmp_path / "0.npz", tmp_path / "1.npz")
+    assert both.prompts == (*pools[0].prompts, *pools[1].prompts)
+    assert both.objects == (*pools[0].objects, *pools[1].objects)
+    assert np.array_equal(both.pixels, np.concatenate([pool.pixels for pool in pools]))
 
 
 def test_a_pools_groups_show_what_the_oracle_sees():

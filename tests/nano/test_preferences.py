@@ -19,6 +19,7 @@ from diffusers_ext.nano.preferences import (
     flaws,
     good,
     marks,
+    misseen,
     preferred,
     rationale,
     sample_conflicts,
@@ -306,3 +307,19 @@ def test_a_rationale_without_a_reference():
         r"Alignment: 2 of 2\. Aesthetics: 3 of 3\. Structure: 1 of 1\.",
         text,
     )
+
+
+def test_a_hasty_eye_sees_one_thing_wrongly():
+    rng = np.random.default_rng(12)
+    for _ in range(40):
+        picture = sample_group(rng).pictures[0]
+        seen = misseen(rng, picture)
+        assert seen.pixels is picture.pixels
+        changed = set(seen.objects) ^ set(picture.objects)
+        wrong = flaws(seen.degradation) != flaws(picture.degradation)
+        assert (len(changed) in (1, 2)) != wrong
+        if wrong:
+            pairs = zip(flaws(seen.degradation), flaws(picture.degradation), strict=True)
+            assert sum(a != b for a, b in pairs) == 1
+        else:
+            assert caption(seen) != caption(picture)
