@@ -125,7 +125,8 @@ def test_a_run_is_trained_stopped_gone_on_with_and_its_lora_is_painted_with(page
     status_of(page, f"{done + 2} of {done + 2}")
     status_of(page, "finished")
     page.locator("#training-grids img").nth(1).wait_for()
-    assert page.locator("#training-curves :is(canvas, svg.marks)").count() == 4
+    for line in ("evaluation", "learned from", "within a prompt", "all prompts", "features"):
+        page.locator("#training-curves svg").get_by_text(line, exact=True).first.wait_for()
     page.locator("#training-give").click()
     with page.expect_download() as download:
         page.locator("#training-files a", has_text="").first.click()
@@ -216,7 +217,7 @@ def test_guidance_is_shown_and_a_closed_browser_frees_its_work(page, chromium, p
     started = time.monotonic()
     page.locator("#guided-go").click()
     page.locator("#guided-counts .rd-facts").nth(1).wait_for()
-    page.locator("#guided-plot").locator("canvas, svg.marks").first.wait_for()
+    page.locator("#guided-plot svg").get_by_text("guided, best").wait_for()
     whole = time.monotonic() - started  # two runs of 20 steps
     other = chromium.new_page()
     other.set_default_timeout(30_000)
