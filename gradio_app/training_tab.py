@@ -91,11 +91,15 @@ def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None
             if now == seen:
                 return (gr.skip(),) * 9
             run = runs.get(name or "")
-        except RewardDanceError:
-            return (None, say("No run is chosen."), *(None,) * 7)
+        except RewardDanceError as error:
+            return (None, say(str(error) if name else "No run is chosen."), *(None,) * 7)
         told_of = {key: value for key, value in run.as_dict().items() if key != "steps"}  # which are drawn
         plots = (redrawn(rows, _PLOTS[title]) for title, rows in curves(run).items())
         return now, as_html(run), *plots, _picture(run, 0), _picture(run, -1), told_of
+
+    def listed(seen: list[str] | None) -> tuple[Any, ...]:
+        names = runs.names
+        return (gr.skip(), gr.skip()) if names == seen else (names, gr.Dropdown(choices=names))
 
     def begin() -> tuple[Any, ...]:
         return _choices(runs, None), _suggested(runs, first or "run")
@@ -151,7 +155,7 @@ def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None
             go = gr.Button("Start training", variant="primary", elem_id="training-go")
             gr.HTML(say("One run at a time. It goes on when you close this page, and can be stopped and gone on with."))
         with gr.Column(scale=2, min_width=320):
-            shown = any_choice(gr.Dropdown(_names(runs), value=_latest(runs), label="Run", elem_id="training-run"))
+            shown = any_choice(gr.Dropdown(runs.names, value=_latest(runs), label="Run", elem_id="training-run"))
             with gr.Row(elem_id="training-ways"):
                 halt = gr.Button("Stop", elem_id="training-stop", min_width=90)
                 until = gr.Number(label="Iterations in all", precision=0, minimum=1, min_width=110)
@@ -191,7 +195,9 @@ def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None
     recipe.change(fill, [recipe], [name, criterion, iterations, seed, learning_rate, every], **quietly)
     shown.change(total, [shown], [until], **quietly).then(watch, [shown, seen], view, **quietly)
     page.load(begin, None, [shown, name], **quietly).then(total, [shown], [until], **quietly)
-    gr.Timer(_REFRESH).tick(watch, [shown, seen], view, queue=False, **quietly)
+    timer, names = gr.Timer(_REFRESH), gr.State(None)
+    timer.tick(watch, [shown, seen], view, queue=False, **quietly)
+    timer.tick(listed, [names], [names, shown], queue=False, **quietly)  # others begin runs, too
 
     def training(name: str) -> dict[str, Any]:
         """How a run is getting on."""
@@ -200,16 +206,12 @@ def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None
     gr.api(told(training), api_name="training")
 
 
-def _names(runs: Runs) -> list[str]:
-    return runs.names
-
-
 def _latest(runs: Runs) -> str | None:
     return runs.training or next(iter(runs.names), None)
 
 
 def _choices(runs: Runs, chosen: str | None) -> Any:
-    return gr.Dropdown(choices=_names(runs), value=chosen or _latest(runs))
+    return gr.Dropdown(choices=runs.names, value=chosen or _latest(runs))
 
 
 def _suggested(runs: Runs, recipe: str) -> str:
