@@ -58,6 +58,10 @@ def entries(comfyui, name):
     return file.read_text(encoding="utf-8").splitlines() if file.exists() else []
 
 
+def patiently(comfyui, graph):
+    return comfyui.wait(comfyui.queue(graph), 1800)
+
+
 def children(process):
     return [
         child
@@ -87,7 +91,7 @@ def test_the_lora_goes_into_stock_loaders_and_paints_what_it_paints_in_diffusers
         **painted_by("by file", ["given", 0]),
         **painted_by("at once", ["train", 0]),
     }
-    run = comfyui.run(graph)
+    run = patiently(comfyui, graph)
     assert run.status == "success", run.error
     pictures = {name: saved(comfyui, run, name) for name in ("base", "by name", "by file", "at once")}
     assert np.abs(pictures["base"] - pictures["by name"]).max() > 10
@@ -120,7 +124,7 @@ def test_an_interrupted_run_stops_soon_keeps_what_it_learned_and_goes_on_to_the_
     start = time.monotonic()
     comfyui.http.post("/interrupt")
     run = comfyui.wait(number)
-    assert time.monotonic() - start < 2.0
+    took = time.monotonic() - start
     assert any(name == "execution_interrupted" for name, _ in run.events)
     assert children(comfyui.process) == []
     lora = comfyui.folder / "models" / "loras" / "rewarddance" / "cut.safetensors"
@@ -128,15 +132,16 @@ def test_an_interrupted_run_stops_soon_keeps_what_it_learned_and_goes_on_to_the_
     done = len(entries(comfyui, "cut"))
     assert 4 <= done < 20
 
-    whole = comfyui.run({"train": train(small, run_name="whole", iterations=done + 3)})
-    again = comfyui.run({"train": train(small, run_name="cut", iterations=done + 3)})
+    whole = patiently(comfyui, {"train": train(small, run_name="whole", iterations=done + 3)})
+    again = patiently(comfyui, {"train": train(small, run_name="cut", iterations=done + 3)})
     assert (whole.status, again.status) == ("success", "success")
     expected = load_file(lora.with_name("whole.safetensors"))
     for name, value in load_file(lora).items():
         torch.testing.assert_close(value, expected[name], rtol=0, atol=0)
 
-    other = comfyui.run({"train": train(small, run_name="cut", iterations=done + 3, seed=1)})
+    other = patiently(comfyui, {"train": train(small, run_name="cut", iterations=done + 3, seed=1)})
     assert "seed: 0 -> 1" in other.error["exception_message"]
+    assert took < 2.0
 
 
 @pytest.mark.parametrize(
