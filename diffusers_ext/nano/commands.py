@@ -160,6 +160,17 @@ def train_video_reward(
 
 
 @app.command()
+def average(
+    out: Annotated[Path, typer.Argument(help="Folder to write to.")],
+    models: Annotated[list[Path], typer.Argument(help="Trained reward models, all of one origin.")],
+) -> None:
+    """Write the mean of the weights of some reward models."""
+    from .export import average as mean
+
+    mean(models, out)
+
+
+@app.command()
 def calibrate(
     model: Annotated[Path, typer.Argument(help="A trained reward model; its reward_config.json is written.")],
     size: Annotated[int, typer.Option(help="Pairs to fit each temperature on.")] = 1000,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 
+from ..rewards.errors import ModelError
 from ..rewards.model import SCALAR_HEAD
 
 
@@ -21,6 +23,28 @@ def export_reward_model(trained: Path, out: Path) -> None:
     weights = load_file(trained / "model.safetensors")
     half = {name: value.half().contiguous() for name, value in weights.items()}
     save_file(half, out / "model.safetensors", metadata={"format": "pt"})
+
+
+def average(trained: Sequence[Path], out: Path) -> None:
+    """Write the mean of the weights of some judges of one origin, with everything else as the first one has it.
+
+    What two fine-tunings learned apart is often found together half-way between them (Wortsman et al. 2022, WiSE-FT,
+    arXiv 2109.01903).
+
+    Raises:
+        ModelError: they are not of one shape.
+    """
+    states = [load_file(folder / "model.safetensors") for folder in trained]
+    shapes = [{name: value.shape for name, value in state.items()} for state in states]
+    for folder, other in zip(trained, shapes, strict=True):
+        if other != shapes[0]:
+            raise ModelError(f"{folder}: not of the same shape as {trained[0]}, so their weights have no mean")
+    out.mkdir(parents=True, exist_ok=True)
+    for source in trained[0].iterdir():
+        if source.suffix in {".json", ".jinja"}:
+            shutil.copyfile(source, out / source.name)
+    mean = {name: torch.stack([state[name].float() for state in states]).mean(0) for name in states[0]}
+    save_file(mean, out / "model.safetensors", metadata={"format": "pt"})
 
 
 def export_generator(trained: Path, out: Path) -> None:

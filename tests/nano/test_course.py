@@ -10,14 +10,15 @@ from torch import nn
 from torch.nn import functional as F
 
 from diffusers_ext.nano.course import Course, Learner, on_device, prepared, take
-from diffusers_ext.nano.export import export_reward_model
+from diffusers_ext.nano.export import average, export_reward_model
 from diffusers_ext.nano.packing import hidden_states, pack
 from diffusers_ext.nano.preferences import GROUP, marks, preferred, sample_group
 from diffusers_ext.nano.regression import QUESTIONS, RivalLearner, RivalLessons, compared_rows, train_rival
 from diffusers_ext.nano.reward_model import TOKENS_PER_IMAGE
-from diffusers_ext.nano.train_reward import RewardLessons, RewardRecipe, Writer, pixel_values, scaled
+from diffusers_ext.nano.train_reward import RewardLessons, RewardRecipe, Writer, pixel_values, scaled, train_reward
 from diffusers_ext.nano.training import Schedule
 from diffusers_ext.rewards.bradley_terry import BradleyTerryModel, ScalarHead
+from diffusers_ext.rewards.errors import ModelError
 from diffusers_ext.rewards.instructions import PRESETS
 from diffusers_ext.rewards.model import RewardModel
 from diffusers_ext.states import read_state
@@ -174,3 +175,18 @@ def test_a_rival_judges_as_it_learned(tmp_path, nano_tokenizer):
     half = RewardModel.from_pretrained(tmp_path / "half", device="cpu")
     again = half.score(list((pictures + 1) / 2), group.spec.text, "alignment")
     assert [item.log_odds for item in again] == pytest.approx(seen.tolist(), abs=0.2)
+
+
+def test_the_mean_of_two_judges_lies_half_way_and_loads(tmp_path):
+    for seed in (1, 2):
+        train_reward(tmp_path / str(seed), replace(RECIPE, steps=1, vision_steps=1, seed=seed))
+    average([tmp_path / "1", tmp_path / "2"], tmp_path / "mean")
+    first, second, mean = (
+        RewardModel.from_pretrained(tmp_path / name, device="cpu").model.state_dict() for name in ("1", "2", "mean")
+    )
+    for name, value in mean.items():
+        torch.testing.assert_close(value, (first[name].double() + second[name].double()).div(2).float())
+    train_reward(tmp_path / "larger", replace(RECIPE, architecture="reward-400k", steps=1, vision_steps=1))
+    with pytest.raises(ModelError, match="larger: not of the same shape"):
+        average([tmp_path / "1", tmp_path / "larger"], tmp_path / "none")
+    assert not (tmp_path / "none").exists()
