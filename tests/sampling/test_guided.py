@@ -94,7 +94,8 @@ def test_what_is_rewarded_grows_and_everything_is_counted(pipeline, method, eval
 def test_what_is_not_finished_is_the_worst(pipeline, redness):
     guided = RewardGuidedPipeline(pipeline, redness, RandomSearch(6, keep=2, look=0.9))(PROMPT, **OPTIONS)
     everything = RewardGuidedPipeline(pipeline, redness, RandomSearch(6))(PROMPT, **OPTIONS)
-    assert np.array_equal(pixels(guided.ranked), pixels(everything.ranked[:2]))  # seen so late, it is all but painted
+    apart = np.abs(pixels(guided.ranked).astype(int) - pixels(everything.ranked[:2]))
+    assert apart.max() <= 1  # seen so late, it is all but painted; rounding depends on the size of a batch
 
 
 def test_a_run_in_parts_is_the_whole_run(pipeline, redness):
