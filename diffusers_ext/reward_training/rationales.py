@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from ..data import Located, Preference
 from ..rewards.instructions import Instruction, get_instruction
 from .lessons import asker, opened
@@ -67,8 +69,7 @@ def sample_rationales(
         ask = _asking(judge, item, get_instruction(record.instruction or instruction, own))
         # One question is one node of the tree however often it is put, so each sample is asked by itself.
         thoughts = [
-            judge.think([ask(None)], temperature, seed + count * number + sample, batch_size)[0]
-            for sample in range(count)
+            judge.think([ask(None)], temperature, _seed(seed, number, sample), batch_size)[0] for sample in range(count)
         ]
         kept = list(dict.fromkeys(thought for thought in thoughts if thought))
         sign = 1.0 if record.choice == "a" else -1.0
@@ -78,6 +79,11 @@ def sample_rationales(
         best = max(kept, key=after.__getitem__, default=None)
         chosen = record if best is None or after[best] <= 0 else replace(record, rationale=best)
         yield Reasoned(chosen, right, count)
+
+
+def _seed(*path: int) -> int:
+    """Of its own for every sample: added up, neighbouring seeds would share nearly all of them."""
+    return int(np.random.SeedSequence(path).generate_state(1)[0])
 
 
 def _asking(judge: RewardModel, item: Located, by: Instruction) -> Callable[[str | None], Question]:
