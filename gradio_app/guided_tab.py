@@ -16,7 +16,7 @@ from .runs import Runs
 from .search_tab import painting_controls
 from .settings import Settings
 from .stopping import stoppable
-from .telling import facts, redrawn, say, told
+from .telling import facts, line_colours, say, told
 from .turns import Turns
 
 _COLUMNS: Final = ("step", "log-odds", "of")
@@ -60,8 +60,7 @@ def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Drop
                     yield (gr.skip(),) * 6
                     continue
                 guided = found.guided.best if found.guided else None
-                curve = redrawn(pd.DataFrame(found.curve(), columns=list(_COLUMNS)), _LINES)
-                yield found.base.images[0], found.base.best, guided, counters(found), curve, found.as_dict()
+                yield found.base.images[0], found.base.best, guided, counters(found), curves(found), found.as_dict()
 
     with gr.Row():
         with gr.Column(scale=1, min_width=300):
@@ -96,6 +95,7 @@ def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Drop
                 x=_COLUMNS[0],
                 y=_COLUMNS[1],
                 color=_COLUMNS[2],
+                color_map=line_colours(_LINES, _LINES),
                 title="Reward by step",
                 height=260,
                 elem_id="guided-plot",
@@ -108,6 +108,15 @@ def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Drop
     started = go.click(run, given, shown, api_name="guided", concurrency_limit=2, concurrency_id="painting")
     stop.click(None, cancels=[started])
     return painted[-1]
+
+
+def curves(found: Pair) -> pd.DataFrame:
+    """Reward by step as rows to be drawn.
+
+    Gradio never draws a line that its plot did not have at first, so each begins with a point that is nowhere.
+    """
+    rows: list[tuple[Any, ...]] = [(0, None, name) for name in _LINES]
+    return pd.DataFrame([*rows, *found.curve()], columns=list(_COLUMNS))
 
 
 def counters(found: Pair) -> str:

@@ -9,7 +9,7 @@ import pytest
 from diffusers_ext.data.votes import VoteStore
 
 pytestmark = pytest.mark.slow
-PATIENCE = 600_000
+PATIENCE = 180_000
 EVIL = (
     "<img src=x onerror=\"document.title='taken'\"> ${document.title='taken'} <script>document.title='taken'</script>"
 )
