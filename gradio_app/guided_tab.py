@@ -16,7 +16,7 @@ from .runs import Runs
 from .search_tab import painting_controls
 from .settings import Settings
 from .stopping import stoppable
-from .telling import facts, line_colours, say, told
+from .telling import facts, line_colours, say, told, with_every_line
 from .turns import Turns
 
 _COLUMNS: Final = ("step", "log-odds", "of")
@@ -95,7 +95,7 @@ def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Drop
                 x=_COLUMNS[0],
                 y=_COLUMNS[1],
                 color=_COLUMNS[2],
-                color_map=line_colours(_LINES, _LINES),
+                color_map=line_colours(_LINES),
                 title="Reward by step",
                 height=260,
                 elem_id="guided-plot",
@@ -111,12 +111,8 @@ def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Drop
 
 
 def curves(found: Pair) -> pd.DataFrame:
-    """Reward by step as rows to be drawn.
-
-    Gradio never draws a line that its plot did not have at first, so each begins with a point that is nowhere.
-    """
-    rows: list[tuple[Any, ...]] = [(0, None, name) for name in _LINES]
-    return pd.DataFrame([*rows, *found.curve()], columns=list(_COLUMNS))
+    """Reward by step as rows to be drawn."""
+    return with_every_line(pd.DataFrame(found.curve(), columns=list(_COLUMNS)), _LINES)
 
 
 def counters(found: Pair) -> str:

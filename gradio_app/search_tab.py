@@ -132,7 +132,7 @@ def tab(models: Models, runs: Runs, turns: Turns, settings: Settings) -> gr.Drop
                 x=_COLUMNS[0],
                 y=_COLUMNS[1],
                 color=_COLUMNS[2],
-                color_map=line_colours(_LINES, _LINES),
+                color_map=line_colours(_LINES),
                 title="The way of the search",
                 height=220,
             )

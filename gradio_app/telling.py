@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import html
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import gradio as gr
@@ -50,19 +50,19 @@ def _as_shown(error: RewardDanceError) -> gr.Error:
     return gr.Error(text(error), print_exception=False)
 
 
-def line_colours(names: Sequence[str], shown: Collection[str]) -> dict[str, str]:
-    """Colours of those lines of a plot that are shown; each keeps its own, whichever are."""
-    return {name: colour for name, colour in zip(names, _LINES, strict=False) if name in shown}
+def line_colours(names: Sequence[str]) -> dict[str, str]:
+    """A colour for each line of a plot."""
+    return dict(zip(names, _LINES, strict=False))
 
 
-def redrawn(rows: pd.DataFrame | None, names: Sequence[str]) -> Any:
-    """A plot of rows whose last column says which line they belong to, of those that `names` lists.
+def with_every_line(rows: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Rows of a plot (where, value, and the line it belongs to) that has the lines `names` from the first.
 
-    Gradio draws a plot anew when its colours change and not when its rows do, and then shows no line that it did not
-    have before. So the colours are those of the lines that there are.
+    Gradio never draws a line that its plot did not have at first, so each begins with a point that is nowhere.
     """
-    shown = set() if rows is None else set(rows[rows.columns[-1]])
-    return gr.LinePlot(rows, color_map=line_colours(names, shown))
+    first = rows.iloc[0, 0] if len(rows) else 0
+    nowhere = pd.DataFrame([(first, float("nan"), name) for name in names], columns=rows.columns)
+    return pd.concat([nowhere, rows], ignore_index=True) if len(rows) else nowhere
 
 
 def facts(named: Mapping[str, object]) -> str:

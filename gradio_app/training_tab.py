@@ -21,7 +21,7 @@ from .models import Models
 from .recipes import AS_GIVEN, changed, read_recipe, recipes
 from .runs import LORA, LORA_FOR_COMFYUI, Run, RunError, Runs
 from .settings import Settings
-from .telling import facts, redrawn, say, text, told
+from .telling import facts, line_colours, say, text, told, with_every_line
 
 _REFRESH: Final = 2.0
 """Seconds between looks at the run that is shown."""
@@ -94,7 +94,7 @@ def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None
         except RewardDanceError as error:
             return (None, say(str(error) if name else "No run is chosen."), *(None,) * 7)
         told_of = {key: value for key, value in run.as_dict().items() if key != "steps"}  # which are drawn
-        plots = (redrawn(rows, _PLOTS[title]) for title, rows in curves(run).items())
+        plots = (None if rows is None else with_every_line(rows, _PLOTS[title]) for title, rows in curves(run).items())
         return now, as_html(run), *plots, _picture(run, 0), _picture(run, -1), told_of
 
     def listed(seen: list[str] | None) -> tuple[Any, ...]:
@@ -168,11 +168,12 @@ def tab(models: Models, runs: Runs, settings: Settings, page: gr.Blocks) -> None
                         y=_COLUMNS[1],
                         y_title=" ",
                         color=_COLUMNS[2],
+                        color_map=line_colours(names),
                         title=title,
                         height=220,
                         min_width=280,
                     )
-                    for title in _PLOTS
+                    for title, names in _PLOTS.items()
                 ]
             with gr.Row(elem_id="training-grids"):
                 before, now = (_grid(title) for title in ("Before training", "At the last evaluation"))

@@ -15,7 +15,7 @@ from gradio_app.comparing import Answer, Comparison, Writing
 from gradio_app.examples import write_pairs
 from gradio_app.pictures import enlarged, opened, png
 from gradio_app.runs import Run
-from gradio_app.telling import redrawn
+from gradio_app.telling import with_every_line
 from gradio_app.verdicts import as_html
 
 EVIL = "<script>alert(1)</script><img src=x onerror=alert(2)> ${alert(3)} {{4}} \" '"
@@ -115,12 +115,11 @@ def test_a_run_is_shown_as_text(tmp_path):
     assert "being loaded" in training_tab.as_html(new)
 
 
-def test_a_plot_is_drawn_anew_when_there_are_more_lines():
+def test_a_plot_has_every_line_from_the_first():
     import pandas as pd
 
-    rows = [(0, 1.0, "x"), (1, 2.0, "x"), (0, 3.0, "y")]
-    colours = [redrawn(pd.DataFrame(rows[:count], columns=["at", "value", "of"]), ("y", "x")) for count in (1, 2, 3)]
-    one, two, three = (plot.color_map for plot in colours)
-    assert list(one) == ["x"] and one == two
-    assert set(three) == {"x", "y"} and three["x"] == one["x"] != three["y"]
-    assert redrawn(None, ("x",)).color_map == {}
+    rows = pd.DataFrame([(5, 1.0, "x"), (6, 2.0, "x")], columns=["at", "value", "of"])
+    whole = with_every_line(rows, ("y", "x"))
+    assert list(whole["of"]) == ["y", "x", "x", "x"] and list(whole["at"]) == [5, 5, 5, 6]
+    assert list(whole["value"].isna()) == [True, True, False, False]
+    assert list(with_every_line(rows[:0], ("y",))["at"]) == [0]
