@@ -141,7 +141,7 @@ def test_a_run_is_begun_watched_and_had_through_endpoints(page_url, runs_folder)
     for name, told in (("../x", "will not do"), ("X", "will not do")):
         with pytest.raises(Exception, match=told):
             page.predict(name, *settings, "", api_name="/start_training")
-    with pytest.raises(Exception, match="there is no recipe"):
+    with pytest.raises(Exception, match="not in the list of choices"):
         page.predict("x", "/etc/passwd", *settings[1:], "", api_name="/start_training")
     page.predict("by-program", *settings, "a photo of a star\na photo of a cross", api_name="/start_training")
     with pytest.raises(Exception, match="room for one at a time"):
