@@ -26,19 +26,28 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy import stats
 
 from diffusers_ext.nano import DEFAULT_PIPELINE, GENERATOR_OPTIONS
-from diffusers_ext.nano.evaluation import SEED, accuracy, choice_correctness, judge_pairs, sample_sheet
+from diffusers_ext.nano.bradley_terry import train_bradley_terry
+from diffusers_ext.nano.evaluation import (
+    SEED,
+    accuracy,
+    as_array,
+    choice_correctness,
+    judge_pairs,
+    rewards_of,
+    sample_sheet,
+)
 from diffusers_ext.nano.oracle import judge
 from diffusers_ext.nano.preferences import Pair, sample_minimal_pairs, sample_pairs
-from diffusers_ext.nano.regression import train_rival
 from diffusers_ext.nano.reward_model import ARCHITECTURES
 from diffusers_ext.nano.scenes import PROMPT_KINDS, parse_prompt, sample_prompt
 from diffusers_ext.nano.train_reward import RewardRecipe, train_reward
 from diffusers_ext.rewards.model import SCALAR_HEAD, RewardModel
 
 SIZES = ("reward-200k", "reward-400k", "reward-1m", "reward-5m")
-KINDS = {"generative": train_reward, "bradley-terry": train_rival}
+KINDS = {"generative": train_reward, "bradley-terry": train_bradley_terry}
 N = 16
 Figures = Mapping[str, float]
 CONTEXTS = ("bare", "+ instruction", "+ reference", "+ chain of thought")
@@ -86,9 +95,8 @@ def draw_cases(out: Path, size: int, per_kind: int, device: str) -> Cases:
         specs = [sample_prompt(rng, kind) for kind in PROMPT_KINDS for _ in range(per_kind)]
         pipeline = StableDiffusion3Pipeline.from_pretrained(DEFAULT_PIPELINE).to(device)
         sheets = sample_sheet(pipeline, N, specs, SEED, progress=True, **GENERATOR_OPTIONS)
-        pixels = np.stack([np.stack([np.asarray(image) for image in images]) for images in sheets])
         with path.open("wb") as file:
-            np.savez_compressed(file, prompts=np.array([spec.text for spec in specs]), pixels=pixels)
+            np.savez_compressed(file, prompts=np.array([spec.text for spec in specs]), pixels=as_array(sheets))
     with np.load(path, allow_pickle=False) as arrays:
         prompts, pixels = [str(text) for text in arrays["prompts"]], arrays["pixels"]
     right = [
@@ -102,15 +110,8 @@ def measure(folder: Path, cases: Cases, device: str) -> dict[str, float]:
     """All figures of a judge; those of contexts only where it can be given them."""
     reward_model = RewardModel.from_pretrained(folder, device=device)
     found = {name: accuracy(judge_pairs(reward_model, pairs), pairs) for name, pairs in cases.pairs.items()}
-    rewards = np.array(
-        [
-            [
-                j.log_odds
-                for j in reward_model.score(list(map(Image.fromarray, images)), prompt, instruction="alignment")
-            ]
-            for prompt, images in zip(cases.prompts, cases.pictures, strict=True)
-        ]
-    )
+    sheets = [list(map(Image.fromarray, images)) for images in cases.pictures]
+    rewards = rewards_of(reward_model, sheets, cases.prompts)
     chosen, best = choice_correctness(cases.right, rewards, N)
     random = float(cases.right.mean())
     found |= {"best of 16": chosen, "random": random, "oracle": best, "lift": (chosen - random) / (best - random)}
@@ -156,7 +157,7 @@ def interval(values: Sequence[float]) -> str:
     mean = statistics.mean(values)
     if len(values) < 2:
         return f"{mean:.3f}"
-    student = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78}.get(len(values), 2.0)
+    student = stats.t.ppf(0.975, len(values) - 1)
     return f"{mean:.3f} ± {student * statistics.stdev(values) / math.sqrt(len(values)):.3f}"
 
 
@@ -279,14 +280,10 @@ def train_all(given: Any) -> list[Run]:
 def found(out: Path) -> list[Run]:
     """The runs that a folder holds."""
     runs = []
-    for path in sorted(out.glob("*/figures.json")):
-        size, kind, seed = next(
-            (path.parent.name[: -len(f"-{kind}-{seed}")], kind, seed)
-            for kind in KINDS
-            for seed in [path.parent.name.rsplit("-", 1)[1]]
-            if path.parent.name.endswith(f"-{kind}-{seed}")
-        )
-        runs.append(Run(size, kind, int(seed), json.loads(path.read_text(encoding="utf-8"))))
+    for kind in KINDS:
+        for path in sorted(out.glob(f"*-{kind}-*/figures.json")):
+            size, seed = path.parent.name.split(f"-{kind}-")
+            runs.append(Run(size, kind, int(seed), json.loads(path.read_text(encoding="utf-8"))))
     return runs
 
 

@@ -22,6 +22,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
+from diffusers_ext.metrics import read_entries
 from diffusers_ext.training import read_config, train_lora
 from diffusers_ext.training.monitors import Evaluation, diversity_share
 
@@ -52,15 +53,14 @@ def train(folder: Path, algorithm: str, seed: int, iterations: int | None) -> Ru
     """Train, or go on, or read what is there."""
     config = read_config(f"nano-{algorithm}", out=str(folder), seed=seed, iterations=iterations)
     metrics = folder / "metrics.jsonl"
-    found = evaluations_of(metrics) if metrics.exists() else ()
+    found = evaluations_of(metrics)
     if not found or found[-1].iteration < config.iterations:
         train_lora(config, progress=True)
     return Run(algorithm, seed, evaluations_of(metrics))
 
 
 def evaluations_of(metrics: Path) -> tuple[Evaluation, ...]:
-    entries = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    return tuple(Evaluation(**entry["evaluation"]) for entry in entries if "evaluation" in entry)
+    return tuple(Evaluation(**entry["evaluation"]) for entry in read_entries(metrics) if "evaluation" in entry)
 
 
 def machine() -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Final
 
+from diffusers_ext.configuring import Wrong
 from diffusers_ext.nano import DEFAULT_REWARD_MODEL, DEFAULT_VIDEO_REWARD_MODEL
 from diffusers_ext.rewards.errors import ModelError
 from diffusers_ext.training import LoraTrainingError
@@ -36,11 +37,7 @@ def reward_model_folder(name: str, roots: Sequence[Path]) -> Path:
     Raises:
         ModelError: it is not there; the message says what is, and where it was looked for.
     """
-    known = reward_models(roots)
-    if name not in known:
-        places = " and ".join(str(root) for root in roots)
-        raise ModelError(f"no reward model {name!r} in {places}; there are {', '.join(map(repr, known))}")
-    return known[name]
+    return _known("reward model", name, reward_models(roots), roots, ModelError)
 
 
 def training_configs(roots: Sequence[Path]) -> dict[str, Path]:
@@ -63,8 +60,11 @@ def training_config(name: str, roots: Sequence[Path]) -> Path:
     Raises:
         LoraTrainingError: it is not there; the message says what is, and where it was looked for.
     """
-    known = training_configs(roots)
+    return _known("configuration", name, training_configs(roots), roots, LoraTrainingError)
+
+
+def _known(kind: str, name: str, known: Mapping[str, Path], roots: Sequence[Path], wrong: Wrong) -> Path:
     if name not in known:
         places = " and ".join(str(root) for root in roots)
-        raise LoraTrainingError(f"no configuration {name!r} in {places}; there are {', '.join(map(repr, known))}")
+        raise wrong(f"no {kind} {name!r} in {places}; there are {', '.join(map(repr, known))}")
     return known[name]

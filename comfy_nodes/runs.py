@@ -13,16 +13,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from diffusers_ext.configuring import plain
-from diffusers_ext.metrics import FILE
+from diffusers_ext.metrics import FILE, Entry, read_entries
 from diffusers_ext.training import LoraTrainingError
+from diffusers_ext.training.config import with_sources
 
 if TYPE_CHECKING:
-    from diffusers_ext.training import LoraTraining
+    from diffusers_ext.training import LoraTraining, Result
 
 _PROGRAM: Final = Path(__file__).with_name("trainee.py")
 _CONFIG: Final = "run.yaml"
@@ -31,24 +32,6 @@ _LOG: Final = "log.txt"
 _NANO: Final = "nano"
 _PAUSE: Final = 0.2
 """Seconds between two looks at a run."""
-
-Entry = dict[str, Any]
-"""A line of a run's metrics: the figures of an iteration, or an evaluation."""
-
-
-@dataclass(frozen=True)
-class Ended:
-    """How a run ended.
-
-    Attributes:
-        iterations: that have been done.
-        finished: whether that is all of them.
-        reason: why it ended before; None if it did not.
-    """
-
-    iterations: int
-    finished: bool
-    reason: str | None
 
 
 def placed(config: LoraTraining, out: Path, prompts: str, beside: Path) -> LoraTraining:
@@ -73,21 +56,12 @@ def placed(config: LoraTraining, out: Path, prompts: str, beside: Path) -> LoraT
         learned, asked = (_NANO if text is None else _kept(text, out) for text in texts)
     except OSError as error:
         raise LoraTrainingError(f"{out}: cannot be written ({error})") from error
-    judges = tuple(replace(item, model=_located(item.model, beside)) for item in config.judges)
-    return replace(
-        config,
-        out=".",
-        pipeline=_located(config.pipeline, beside),
-        prompts=learned,
-        evaluation_prompts=asked,
-        judges=judges,
-        save_every=1,
-    )
 
+    def located(name: str) -> str:
+        return str(beside / name) if (beside / name).is_dir() else name
 
-def _located(name: str | None, beside: Path) -> str | None:
-    """A model's name, made a whole path if it is that of a folder beside the configuration."""
-    return str(beside / name) if name and (beside / name).is_dir() else name
+    placed = with_sources(config, located)
+    return replace(placed, out=".", prompts=learned, evaluation_prompts=asked, save_every=1)
 
 
 def _read(path: Path) -> str:
@@ -110,7 +84,7 @@ def _kept(text: str, out: Path) -> str:
 
 def run(
     config: LoraTraining, out: Path, cpu: bool, show: Callable[[list[Entry]], object], check: Callable[[], object]
-) -> Ended:
+) -> Result:
     """Train, or go on with what a folder holds; returns when the run has ended.
 
     Args:
@@ -153,15 +127,7 @@ def run(
 
 def entries_of(out: Path) -> list[Entry]:
     """All that a run has told so far."""
-    file = out / FILE
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    entries = []
-    for line in lines:
-        try:
-            entries.append(json.loads(line))
-        except ValueError:  # the rest of it is about to be written
-            break
-    return entries
+    return read_entries(out / FILE)
 
 
 def steps_of(entries: list[Entry]) -> list[Entry]:
@@ -169,12 +135,14 @@ def steps_of(entries: list[Entry]) -> list[Entry]:
     return [entry for entry in entries if "evaluation" not in entry]
 
 
-def _ended(result: Path, log: Path, code: int) -> Ended:
+def _ended(result: Path, log: Path, code: int) -> Result:
     if not result.exists():
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
         raise LoraTrainingError(f"the run ended with code {code}: {last} (all of it is in {log})")
+    from diffusers_ext.training import Result
+
     told = json.loads(result.read_text(encoding="utf-8"))
     if "error" in told:
         raise LoraTrainingError(told["error"])
-    return Ended(**told)
+    return Result(result.parent, **told)

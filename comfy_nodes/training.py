@@ -28,7 +28,8 @@ from .previews import previews
 if TYPE_CHECKING:
     from PIL import Image
 
-    from diffusers_ext.training import LoraTraining
+    from diffusers_ext.metrics import Entry
+    from diffusers_ext.training import LoraTraining, Result
 
 _LORA: Final = "comfyui_lora.safetensors"
 """What :func:`~diffusers_ext.training.train_lora` calls it."""
@@ -162,7 +163,7 @@ class TrainRewardLora(io.ComfyNode):
         model_management.soft_empty_cache()
         bar = ProgressBar(iterations)
 
-        def show(entries: list[runs.Entry]) -> None:
+        def show(entries: list[Entry]) -> None:
             steps = runs.steps_of(entries)
             bar.update_absolute(len(steps), iterations, ("PNG", _drawn(name, entries, iterations), None))
 
@@ -211,7 +212,7 @@ def judged_by(config: LoraTraining, held: Held | None, instruction: Instruction 
     return replace(config, judges=(judge, *others))
 
 
-def report_of(name: str, ended: runs.Ended, entries: list[runs.Entry]) -> str:
+def report_of(name: str, ended: Result, entries: list[Entry]) -> str:
     """A run's end in one line, or two."""
     seen = [entry["evaluation"] for entry in entries if "evaluation" in entry]
     change = f", reward {seen[0]['reward']:+.2f} to {seen[-1]['reward']:+.2f}" if len(seen) > 1 else ""
@@ -219,7 +220,7 @@ def report_of(name: str, ended: runs.Ended, entries: list[runs.Entry]) -> str:
     return f"{name}: {ended.iterations} iterations{change}{reason}"
 
 
-def _drawn(name: str, entries: list[runs.Entry], iterations: int) -> Image.Image:
+def _drawn(name: str, entries: list[Entry], iterations: int) -> Image.Image:
     steps = runs.steps_of(entries)
     told = f"iteration {len(steps)} of {iterations}" if entries else "loading, and looking at the base"
     return draw_curves(entries, iterations, f"{name}: {told}")

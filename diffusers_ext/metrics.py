@@ -13,6 +13,16 @@ FILE: Final = "metrics.jsonl"
 Entry = dict[str, Any]
 
 
+def read_entries(path: Path) -> list[Entry]:
+    """The lines of a file of figures; none where there is no file. A line that is half written is left out.
+
+    Raises:
+        OSError: the file is there and cannot be read.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return [entry for line in lines if (entry := _entry(line)) is not None]
+
+
 class Metrics:
     """The file of a run.
 
@@ -29,8 +39,7 @@ class Metrics:
             wrong: what is raised.
         """
         self._path, self._wrong = out / FILE, wrong
-        lines = self._path.read_text(encoding="utf-8").splitlines() if self._path.exists() else []
-        self.entries = [entry for line in lines if (entry := _entry(line)) is not None and belongs(entry)]
+        self.entries = [entry for entry in read_entries(self._path) if belongs(entry)]
         partial = self._path.with_suffix(".partial")
         partial.write_text("".join(json.dumps(entry) + "\n" for entry in self.entries), encoding="utf-8")
         partial.replace(self._path)

@@ -6,14 +6,13 @@ that exhausts the memory, or crashes, takes its own process down and no other.
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from diffusers_ext.configuring import plain, read_yaml
 from diffusers_ext.metrics import FILE as METRICS
+from diffusers_ext.metrics import Entry, read_entries
 from diffusers_ext.rewards.errors import RewardDanceError
 
 from .trainee import BEGUN, CONFIG, ENDED, busy
@@ -134,7 +134,7 @@ class Runs:
             RunError: there is none.
         """
         folder = self._folder(name)
-        entries = list(_lines(folder / METRICS))
+        entries = _entries(folder / METRICS)
         evaluations = [entry for entry in entries if "evaluation" in entry]
         state, reason = self._state(name, folder)
         return Run(
@@ -264,7 +264,7 @@ class Runs:
         if self.training == name and self._process is not None:
             ending = self._process.stdin is None or self._process.stdin.closed
             return ("ending" if ending else "training"), None
-        told = next(iter(_lines(folder / ENDED)), None)
+        told = next(iter(_entries(folder / ENDED)), None)
         if told is None:
             if busy(self.folder) == name:
                 return "training", "by another page that has the same folder"
@@ -340,28 +340,24 @@ def _write_config(folder: Path, content: Mapping[str, Any]) -> None:
 
 def _kept_at_home(config: LoraTraining) -> LoraTraining:
     """Paths that hold wherever the process runs: the run's own folder is where it is, all others are absolute."""
-    judges = tuple(replace(item, model=_placed(item.model)) for item in config.judges)
-    second = config.second_judge and replace(config.second_judge, model=_placed(config.second_judge.model))
+    from diffusers_ext.training.config import with_sources
+
+    placed = with_sources(config, _placed)
     return replace(
-        config,
-        out=".",
-        pipeline=_placed(config.pipeline),
-        judges=judges,
-        second_judge=second,
-        prompts=str(_placed(config.prompts)),
-        evaluation_prompts=str(_placed(config.evaluation_prompts)),
+        placed, out=".", prompts=_placed(config.prompts), evaluation_prompts=_placed(config.evaluation_prompts)
     )
 
 
-def _placed(source: str | None) -> str | None:
+def _placed(source: str) -> str:
     return str(Path(source).resolve()) if source and Path(source).exists() else source
 
 
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    with suppress(OSError):
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):  # the last of them may be half written
-                yield json.loads(line)
+def _entries(path: Path) -> list[Entry]:
+    """None, too, where the file cannot be read: a page shows what there is."""
+    try:
+        return read_entries(path)
+    except OSError:
+        return []
 
 
 def _changed(path: Path) -> int:

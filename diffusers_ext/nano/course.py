@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
@@ -41,16 +42,12 @@ Lessons = Callable[[int], Any]
 """The lesson of every step: the same for the same step, however often and wherever it is prepared."""
 
 
-class Learner(nn.Module):
-    """What learns."""
+class Learner(nn.Module, ABC):
+    """What learns: called with a lesson, it gives the cost (a scalar) and figures of how well it went."""
 
-    def forward(self, lesson: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """The cost of a lesson, and how well it went."""
-        raise NotImplementedError
-
+    @abstractmethod
     def save(self, out: Path) -> None:
         """Write what is to be kept after training."""
-        raise NotImplementedError
 
 
 class _Prepared(Dataset):
@@ -106,7 +103,7 @@ def optimizer_of(module: nn.Module, course: Course) -> torch.optim.AdamW:
     return torch.optim.AdamW(groups, lr=course.learning_rate, betas=(0.9, 0.98))
 
 
-def take(
+def train(
     course: Course, learner: Learner, lessons: Lessons, out: Path, title: str, starts: tuple[int, ...] = (0,)
 ) -> None:
     """Train, or go on training: the state is kept in `out/training.pt`.

@@ -364,12 +364,7 @@ def best_of_n_figures(
     most = max(CANDIDATES)
     sheets = sample_sheet(pipeline, most, prompts, SEED, progress, **GENERATOR_OPTIONS)
     right = np.array([[judge(image, s).correct for image in images] for s, images in zip(prompts, sheets, strict=True)])
-    rewards = np.array(
-        [
-            [j.log_odds for j in reward_model.score(images, spec.text, instruction="alignment")]
-            for spec, images in zip(prompts, sheets, strict=True)
-        ]
-    )
+    rewards = rewards_of(reward_model, sheets, [spec.text for spec in prompts])
     figures: dict[str, Figure] = {}
     for n in CANDIDATES:
         chosen, best = choice_correctness(right, rewards, n)
@@ -381,6 +376,22 @@ def best_of_n_figures(
     )
     figures["share of the oracle's lift at N=16"] = Figure(float(lift), right.size // 16, low=0.85)
     return figures
+
+
+def rewards_of(
+    reward_model: RewardModel, sheets: Sequence[Sequence[Image.Image]], prompts: Sequence[str]
+) -> np.ndarray:
+    """Log-odds of every picture of every prompt, judged alone by alignment, float [prompts, pictures]."""
+    judged = (
+        reward_model.score(images, prompt, instruction="alignment")
+        for prompt, images in zip(prompts, sheets, strict=True)
+    )
+    return np.array([[judgement.log_odds for judgement in found] for found in judged])
+
+
+def as_array(sheets: Sequence[Sequence[Image.Image]]) -> np.ndarray:
+    """As many pictures of each prompt, uint8 [prompts, pictures, 64, 64, 3]."""
+    return np.stack([np.stack([np.asarray(image) for image in images]) for images in sheets])
 
 
 def choice_correctness(right: np.ndarray, rewards: np.ndarray, n: int) -> tuple[float, float]:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from .evaluation import sample_sheet
+from .evaluation import as_array, sample_sheet
 from .oracle import detect
 from .preferences import GROUP, Group, Picture, spec_about
 from .scenes import IMAGE_SIZE, PROMPT_KINDS, PromptKind, SeenObject, parse_prompt, sample_prompt
@@ -113,5 +113,4 @@ def draw_pool(
     rng = np.random.default_rng((seed, 77))
     prompts = [sample_prompt(rng) for _ in range(groups)]
     sheets = sample_sheet(pipeline, GROUP, prompts, 1_000_000 * (seed + 1), progress, batch, **options)
-    pixels = np.stack([np.stack([np.asarray(image) for image in images]) for images in sheets])
-    return Pool.of([spec.text for spec in prompts], pixels)
+    return Pool.of([spec.text for spec in prompts], as_array(sheets))

@@ -37,6 +37,8 @@ from .scenes import (
 INSTRUCTIONS: Final = ("alignment", "aesthetics", "structure", "overall")
 GROUP: Final = 6
 """Pictures for one prompt."""
+LOOKS: Final = 0.2
+"""Share of statements that are about flaws."""
 MARGIN: Final = 0.2
 """Two pictures whose quality differs by less than this are a tie."""
 
@@ -130,7 +132,7 @@ def caption(picture: Picture) -> str:
     return f"{', '.join(named)}; {', '.join(words)}."
 
 
-def statements(rng: np.random.Generator, picture: Picture, count: int, looks: float = 0.2) -> list[tuple[str, bool]]:
+def statements(rng: np.random.Generator, picture: Picture, count: int, looks: float = LOOKS) -> list[tuple[str, bool]]:
     """Short statements about a picture, about as many true as false: what prompts can require, and its looks.
 
     Args:

@@ -20,13 +20,14 @@ from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTra
 
 from ..rewards import prompts
 from ..rewards.instructions import PRESETS
-from .course import Course, Learner, take
+from .course import Course, Learner, train
 from .detection import Detector, Targets, targets_of
 from .generated import Pool, varied
 from .packing import Branch, Item, Packed, Picture, Row, loss, pack_by_length
 from .preferences import (
     GROUP,
     INSTRUCTIONS,
+    LOOKS,
     Group,
     caption,
     good,
@@ -166,6 +167,10 @@ class Writer:
             branches.append(Branch(ask(index), answer, weights))
         return Row(prefix, tuple(branches))
 
+    def pack(self, rows: Sequence[Row], parts: int) -> tuple[Packed, ...]:
+        """Rows as the model takes them, in so many batches of rows alike in length."""
+        return tuple(pack_by_length(rows, self.frame, TOKENS_PER_IMAGE, self.tokenizer.pad_token_id, parts))
+
     def _question(self, instruction: str, spec: PromptSpec, reference: int | None, explain: bool):
         pieces = self.pieces(instruction, spec.text, reference is not None, explain)
         if reference is None:
@@ -185,14 +190,12 @@ def speaking_rows(
     """
     rows: list[Row] = []
     for number, group in enumerate(groups):
-        if group.generated:
-            seen = [(GROUP * number + i, group.pictures[i]) for i in range(checked)]
-            told = [(place, statements(rng, picture, recipe.statements, looks=0.0)) for place, picture in seen]
-            rows.append(writer.statement_row(told, recipe.statement_weight))
-            continue
-        described = [(GROUP * number + i, caption(group.pictures[i])) for i in range(captions)]
-        rows.append(writer.caption_row(described, recipe.caption_weight))
-        found = [(GROUP * number + i, statements(rng, group.pictures[i], recipe.statements)) for i in range(checked)]
+        placed = [(GROUP * number + i, picture) for i, picture in enumerate(group.pictures)]
+        if not group.generated:
+            described = [(place, caption(picture)) for place, picture in placed[:captions]]
+            rows.append(writer.caption_row(described, recipe.caption_weight))
+        looks = 0.0 if group.generated else LOOKS
+        found = [(place, statements(rng, picture, recipe.statements, looks)) for place, picture in placed[:checked]]
         rows.append(writer.statement_row(found, recipe.statement_weight))
     return rows
 
@@ -310,22 +313,14 @@ class RewardLessons:
         # A generator of its own for each step makes a resumed run see the same data as one that was never stopped.
         rng = np.random.default_rng((self.recipe.seed, step))
         groups = self.groups(rng, step)
-        told = (
-            ()
-            if step < self.recipe.vision_steps
-            else self.pack(lesson_rows(self.writer, rng, step, self.recipe, groups))
-        )
+        rows = [] if step < self.recipe.vision_steps else lesson_rows(self.writer, rng, step, self.recipe, groups)
+        told = self.writer.pack(rows, self.recipe.parts)
         return Lesson(pixels_of(groups), targets_of(groups), told)
 
     def groups(self, rng: np.random.Generator, step: int) -> list[Group]:
         """What a step is about."""
         seeing = step < self.recipe.vision_steps
         return [self._group(rng) for _ in range(self.recipe.vision_groups if seeing else self.recipe.groups)]
-
-    def pack(self, rows: Sequence[Row]) -> tuple[Packed, ...]:
-        """Rows as the model takes them."""
-        pad = self.writer.tokenizer.pad_token_id
-        return tuple(pack_by_length(rows, self.writer.frame, TOKENS_PER_IMAGE, pad, self.recipe.parts))
 
     def _group(self, rng: np.random.Generator) -> Group:
         kind = PROMPT_KINDS[int(rng.choice(len(PROMPT_KINDS), p=self.recipe.kinds))]
@@ -339,6 +334,15 @@ def accuracy(right: Tensor, batches: Sequence[Packed], answers: tuple[int, int],
     targets, weights = (torch.cat(parts) for parts in zip(*(packed.chosen for packed in batches), strict=True))
     chosen = ((targets == answers[0]) | (targets == answers[1])) & ((weights - taught).abs() < 1e-6)
     return (right & chosen).sum() / chosen.sum()
+
+
+def accuracies(right: Tensor, batches: Sequence[Packed], writer: Writer, statement_weight: float) -> dict[str, Tensor]:
+    """How often the first choice was right: of direct verdicts, of those after rationales, and of statements."""
+    return {
+        "verdicts": accuracy(right, batches, (writer.yes, writer.no), 1.0),
+        "after_rationales": accuracy(right, batches, writer.spaced, 1.0),
+        "statements": accuracy(right, batches, writer.spaced, statement_weight),
+    }
 
 
 class SeeingLearner(Learner):
@@ -378,14 +382,10 @@ class RewardLearner(SeeingLearner):
     def study(self, lesson: Lesson, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The cost of speaking of pictures and judging them."""
         told, right = loss(self.model, lesson.told, features)
-        return told, {
-            "verdicts": accuracy(right, lesson.told, (self.writer.yes, self.writer.no), 1.0),
-            "after_rationales": accuracy(right, lesson.told, self.writer.spaced, 1.0),
-            "statements": accuracy(right, lesson.told, self.writer.spaced, self.recipe.statement_weight),
-        }
+        return told, accuracies(right, lesson.told, self.writer, self.recipe.statement_weight)
 
 
-def start_of(recipe: RewardRecipe, out: Path) -> tuple[InternVLForConditionalGeneration, PreTrainedTokenizerFast]:
+def _start_of(recipe: RewardRecipe, out: Path) -> tuple[InternVLForConditionalGeneration, PreTrainedTokenizerFast]:
     """The model that a recipe starts from, and its tokenizer."""
     torch.manual_seed(recipe.seed)
     known = recipe.start_from or (str(out) if (out / "tokenizer.json").exists() else None)
@@ -397,11 +397,17 @@ def start_of(recipe: RewardRecipe, out: Path) -> tuple[InternVLForConditionalGen
 
 def train_reward(out: Path, recipe: RewardRecipe = RewardRecipe()) -> InternVLForConditionalGeneration:
     """Train (or go on training: the state is kept in `out/training.pt`) and save to `out`."""
+    return train_judge(out, recipe, RewardLessons, RewardLearner, recipe.architecture)
+
+
+def train_judge(
+    out: Path, recipe: RewardRecipe, lessons: type[RewardLessons], learner: type[RewardLearner], title: str
+) -> InternVLForConditionalGeneration:
+    """Train a judge of any kind, which its lessons and its learner decide on."""
     out.mkdir(parents=True, exist_ok=True)
-    model, tokenizer = start_of(recipe, out)
+    model, tokenizer = _start_of(recipe, out)
     writer = Writer(tokenizer)
     save_processor(out, tokenizer)
     starts = (0, recipe.vision_steps, recipe.vision_steps + recipe.caption_steps)
-    learner = RewardLearner(model, writer, recipe)
-    take(recipe, learner, RewardLessons(recipe, writer), out, recipe.architecture, starts)
-    return learner.model
+    train(recipe, learner(model, writer, recipe), lessons(recipe, writer), out, title, starts)
+    return model

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -186,3 +187,20 @@ def differences(old: dict[str, Any], new: LoraTraining) -> list[str]:
         for name, value in plain(new).items()
         if name not in UNBOUND and old.get(name) != value
     ]
+
+
+def with_sources(config: LoraTraining, locate: Callable[[str], str]) -> LoraTraining:
+    """The configuration with the names of all its models, pipeline and judges, as `locate` puts them.
+
+    A run in a process or a folder of its own needs whole paths in place of those that hold where it was written.
+    """
+
+    def moved(judge: JudgeConfig) -> JudgeConfig:
+        return replace(judge, model=judge.model and locate(judge.model))
+
+    return replace(
+        config,
+        pipeline=config.pipeline and locate(config.pipeline),
+        judges=tuple(map(moved, config.judges)),
+        second_judge=config.second_judge and moved(config.second_judge),
+    )

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from comfy_nodes import folders, runs
-from diffusers_ext.training import LoraTraining, LoraTrainingError, read_config
+from diffusers_ext.training import LoraTraining, LoraTrainingError, Result, read_config
 
 SMALL = {
     "iterations": 2,
@@ -109,7 +109,7 @@ def test_a_run_tells_trains_and_is_gone_on_with(tmp_path):
     config = runs.placed(LoraTraining(out="x", **SMALL), tmp_path / "run", "", tmp_path)
     told = []
     ended = runs.run(config, tmp_path / "run", True, told.append, lambda: None)
-    assert ended == runs.Ended(2, True, None)
+    assert ended == Result(tmp_path / "run", 2, True, None)
     assert [len(runs.steps_of(told[-1])), len(told[-1])] == [2, 4]
     kept = json.loads((tmp_path / "run" / "run.yaml").read_text(encoding="utf-8"))
     assert str(tmp_path) not in json.dumps(kept)

@@ -9,11 +9,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from diffusers_ext.nano.course import Course, Learner, on_device, prepared, take
+from diffusers_ext.nano.bradley_terry import (
+    QUESTIONS,
+    BradleyTerryLearner,
+    BradleyTerryLessons,
+    compared_rows,
+    train_bradley_terry,
+)
+from diffusers_ext.nano.course import Course, Learner, on_device, prepared, train
 from diffusers_ext.nano.export import average, export_reward_model
 from diffusers_ext.nano.packing import hidden_states, pack
 from diffusers_ext.nano.preferences import GROUP, marks, preferred, sample_group
-from diffusers_ext.nano.regression import QUESTIONS, RivalLearner, RivalLessons, compared_rows, train_rival
 from diffusers_ext.nano.reward_model import TOKENS_PER_IMAGE
 from diffusers_ext.nano.train_reward import RewardLessons, RewardRecipe, Writer, pixel_values, scaled, train_reward
 from diffusers_ext.nano.training import Schedule
@@ -38,7 +44,7 @@ def same(first, second) -> bool:
     return all(same(getattr(first, name), getattr(second, name)) for name in vars(first))
 
 
-@pytest.mark.parametrize("lessons", [RewardLessons, RivalLessons])
+@pytest.mark.parametrize("lessons", [RewardLessons, BradleyTerryLessons])
 def test_lessons_prepared_by_other_processes_are_the_same_and_in_order(nano_tokenizer, lessons):
     of_step = lessons(RECIPE, Writer(nano_tokenizer))
     alone = list(prepared(of_step, range(1, 5), workers=0))
@@ -74,18 +80,18 @@ class Guess(Learner):
 
 def test_a_run_ends_when_its_minutes_are_over_and_goes_on_from_there(tmp_path):
     course = Course(steps=10**9, minutes=0.01, learning_rate=1e-4, save_every=10**9)
-    take(course, Guess(), lambda step: torch.tensor([2.0]), tmp_path, "guess")
+    train(course, Guess(), lambda step: torch.tensor([2.0]), tmp_path, "guess")
     state = read_state(tmp_path / "training.pt")
     assert 1 < state["step"] < 10**9
     assert json.loads((tmp_path / "value.json").read_text()) == state["learner"]["value"].item()
     more = Guess()
-    take(replace(course, minutes=None, steps=state["step"] + 5), more, lambda step: torch.tensor([2.0]), tmp_path, "")
+    train(replace(course, minutes=None, steps=state["step"] + 5), more, lambda step: torch.tensor([2.0]), tmp_path, "")
     assert read_state(tmp_path / "training.pt")["step"] == state["step"] + 5
     assert more.value.item() != state["learner"]["value"].item()
 
 
 def test_what_is_moved_keeps_its_shape(nano_tokenizer):
-    lesson = RivalLessons(RECIPE, Writer(nano_tokenizer))(3)
+    lesson = BradleyTerryLessons(RECIPE, Writer(nano_tokenizer))(3)
     moved = on_device(lesson, torch.device("meta"))
     assert type(moved) is type(lesson) and len(moved.told) == len(lesson.told)
     assert moved.told[0].tokens.device.type == moved.compared.pairs.device.type == "meta"
@@ -130,13 +136,13 @@ def test_pairs_of_the_rival_are_the_truth(nano_tokenizer):
 
 def test_the_rivals_cost_is_that_of_bradley_and_terry(nano_judge, nano_tokenizer):
     """Against rewards of the same head, picture by picture, in float64."""
-    lesson = RivalLessons(replace(RECIPE, groups=1), Writer(nano_tokenizer))(3)
-    learner = RivalLearner(nano_judge.model, Writer(nano_tokenizer), RECIPE)
+    lesson = BradleyTerryLessons(replace(RECIPE, groups=1), Writer(nano_tokenizer))(3)
+    learner = BradleyTerryLearner(nano_judge.model, Writer(nano_tokenizer), RECIPE)
     torch.manual_seed(0)
     learner.head.weight.data = 10 * torch.randn_like(learner.head.weight)
     with torch.inference_mode():
         features, _, _ = learner.look(scaled(lesson.pixels), lesson.targets)
-        spoken, _ = super(RivalLearner, learner).study(lesson, features)
+        spoken, _ = super(BradleyTerryLearner, learner).study(lesson, features)
         cost, figures = learner.study(lesson, features)
         asked = lesson.compared.asked
         states = hidden_states(nano_judge.model, asked, features)
@@ -154,7 +160,7 @@ def test_the_rivals_cost_is_that_of_bradley_and_terry(nano_judge, nano_tokenizer
 
 def test_a_rival_judges_as_it_learned(tmp_path, nano_tokenizer):
     """The trained folder, loaded as any judge, gives the rewards that its training saw; in half precision nearly so."""
-    train_rival(tmp_path / "rival", RECIPE)
+    train_bradley_terry(tmp_path / "rival", RECIPE)
     head = ScalarHead.load(tmp_path / "rival")
     torch.manual_seed(0)
     head.weight.data = torch.randn_like(head.weight)

@@ -21,12 +21,12 @@ from transformers import AutoTokenizer, InternVLForConditionalGeneration
 from ...rewards.videos import spread
 from .. import DEFAULT_REWARD_MODEL
 from .. import preferences as still
-from ..course import Course, take
+from ..course import Course, train
 from ..detection import Targets, targets_of
-from ..packing import Packed, Row, loss, pack_by_length
+from ..packing import Packed, Row, loss
 from ..preferences import Group
-from ..reward_model import TOKENS_PER_IMAGE, save_processor
-from ..train_reward import RewardRecipe, SeeingLearner, accuracy, judgement_rows, pixels_of, scaled, speaking_rows
+from ..reward_model import save_processor
+from ..train_reward import RewardRecipe, SeeingLearner, accuracies, judgement_rows, pixels_of, scaled, speaking_rows
 from .following import Follower, Trails, trails_of, watching
 from .preferences import (
     GROUP,
@@ -218,14 +218,8 @@ class VideoLessons:
             about_pictures += judgement_rows(self.writer.words, rng, pictures, PICTURES)
         videos = [video for item in shown for video in zip(item.videos, item.group.videos, strict=True)]
         trails = trails_of(videos, sum(len(group.pictures) for group in groups))
-        told, still_told = self._pack(about_videos), self._pack(about_pictures)
+        told, still_told = (self.writer.words.pack(rows, self.recipe.parts) for rows in (about_videos, about_pictures))
         return VideoLesson(pixels_of(groups), targets_of(groups), trails, told, still_told)
-
-    def _pack(self, rows: list[Row]) -> tuple[Packed, ...]:
-        words = self.writer.words
-        return tuple(
-            pack_by_length(rows, words.frame, TOKENS_PER_IMAGE, words.tokenizer.pad_token_id, self.recipe.parts)
-        )
 
 
 class VideoLearner(SeeingLearner):
@@ -253,9 +247,7 @@ class VideoLearner(SeeingLearner):
             "videos": told.detach(),
             "places": seen["found"],
             **motion,
-            "verdicts": accuracy(right, lesson.told, (self.words.yes, self.words.no), 1.0),
-            "after_rationales": accuracy(right, lesson.told, self.words.spaced, 1.0),
-            "statements": accuracy(right, lesson.told, self.words.spaced, self.recipe.statement_weight),
+            **accuracies(right, lesson.told, self.words, self.recipe.statement_weight),
         }
 
 
@@ -269,5 +261,5 @@ def train_video_reward(out: Path, recipe: VideoRecipe = VideoRecipe()) -> Intern
     save_processor(out, tokenizer)
     writer = VideoWriter(tokenizer, recipe.shown)
     learner = VideoLearner(model, writer, recipe)
-    take(recipe, learner, VideoLessons(recipe, writer), out, "video judge", (0, recipe.speaking_steps))
+    train(recipe, learner, VideoLessons(recipe, writer), out, "video judge", (0, recipe.speaking_steps))
     return learner.model

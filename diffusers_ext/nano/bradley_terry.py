@@ -14,11 +14,10 @@ from torch.nn import functional as F
 from transformers import InternVLForConditionalGeneration
 
 from ..rewards.bradley_terry import ScalarHead
-from .course import take
 from .detection import targets_of
 from .packing import Row, hidden_states, pack
 from .preferences import GROUP, Group, good, marks, preferred
-from .reward_model import TOKENS_PER_IMAGE, save_processor
+from .reward_model import TOKENS_PER_IMAGE
 from .train_reward import (
     Compared,
     Lesson,
@@ -29,14 +28,14 @@ from .train_reward import (
     draw_instruction,
     pixels_of,
     speaking_rows,
-    start_of,
+    train_judge,
 )
 
 QUESTIONS = 3
 """Questions about all six pictures of a group: as many pictures are judged as generative judges judge."""
 
 
-class RivalLessons(RewardLessons):
+class BradleyTerryLessons(RewardLessons):
     """The lessons of a recipe with rewards in place of verdicts and rationales."""
 
     def __call__(self, step: int) -> Lesson:
@@ -46,7 +45,7 @@ class RivalLessons(RewardLessons):
         groups = self.groups(rng, step)
         rows, pairs = compared_rows(self.writer, rng, groups)
         asked = pack(rows, self.writer.frame, TOKENS_PER_IMAGE, self.writer.tokenizer.pad_token_id)
-        told = self.pack(speaking_rows(self.writer, rng, groups, 3, 2, self.recipe))
+        told = self.writer.pack(speaking_rows(self.writer, rng, groups, 3, 2, self.recipe), self.recipe.parts)
         return Lesson(pixels_of(groups), targets_of(groups), told, Compared(asked, pairs))
 
 
@@ -70,7 +69,7 @@ def compared_rows(writer: Writer, rng: np.random.Generator, groups: Sequence[Gro
     return rows, torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
 
 
-class RivalLearner(RewardLearner):
+class BradleyTerryLearner(RewardLearner):
     """Learns to see, to speak and to give rewards."""
 
     def __init__(self, model: InternVLForConditionalGeneration, writer: Writer, recipe: RewardRecipe) -> None:
@@ -94,12 +93,7 @@ class RivalLearner(RewardLearner):
         self.head.save(out)
 
 
-def train_rival(out: Path, recipe: RewardRecipe = RewardRecipe()) -> None:
-    """Train (or go on training: the state is kept in `out/training.pt`) and save to `out`."""
-    out.mkdir(parents=True, exist_ok=True)
-    model, tokenizer = start_of(recipe, out)
-    writer = Writer(tokenizer)
-    save_processor(out, tokenizer)
-    starts = (0, recipe.vision_steps, recipe.vision_steps + recipe.caption_steps)
-    learner = RivalLearner(model, writer, recipe)
-    take(recipe, learner, RivalLessons(recipe, writer), out, f"{recipe.architecture}, Bradley-Terry", starts)
+def train_bradley_terry(out: Path, recipe: RewardRecipe = RewardRecipe()) -> InternVLForConditionalGeneration:
+    """Train (or go on training: the state is kept in `out/training.pt`) and save to `out`, with its scalar head."""
+    title = f"{recipe.architecture}, Bradley-Terry"
+    return train_judge(out, recipe, BradleyTerryLessons, BradleyTerryLearner, title)
