@@ -5,8 +5,9 @@
 
 A budget of b is what b plain pictures of 20 steps cost in network evaluations; a gradient that goes back through the
 network counts as two more. The oracle, which no method sees, says whether the chosen picture is right. Every search is
-a line in `results.jsonl`; a run that is stopped goes on from there when the command is given again. `table.md` and
-`plot.png` are made of all lines there are.
+a line in `results.jsonl`; a run that is stopped goes on from there when the command is given again, and several may
+write to one folder at a time if they do different methods, budgets or seeds. `table.md` and `plot.png` are made of all
+lines there are.
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ from diffusers_ext.sampling import (
 STEPS: Final = GENERATOR_OPTIONS["num_inference_steps"]
 FEW: Final = 5
 PLAIN: Final = "best-of-N"
+BATCH: Final = 128
+"""The most pictures at a time; the methods that compare all of theirs need them together in any case."""
 PASSES: Final = 2
 """Network evaluations per step and picture, with classifier-free guidance."""
 
@@ -98,16 +101,23 @@ def options_of(name: str) -> dict[str, Any]:
 
 
 def run(
-    out: Path, names: Sequence[str], budgets: Sequence[int], seeds: Sequence[int], per_kind: int, judge: str
+    out: Path,
+    names: Sequence[str],
+    budgets: Sequence[int],
+    seeds: Sequence[int],
+    per_kind: int,
+    judge: str,
+    device: str,
 ) -> None:
     """Do all searches that `results.jsonl` does not hold yet."""
+    import torch
     from diffusers import StableDiffusion3Pipeline
     from diffusers.utils import logging
 
     logging.set_verbosity_error()  # it warns of a short max_sequence_length at every call
-    pipeline = StableDiffusion3Pipeline.from_pretrained(DEFAULT_PIPELINE)
+    pipeline = StableDiffusion3Pipeline.from_pretrained(DEFAULT_PIPELINE).to(device)
     pipeline.set_progress_bar_config(disable=True)
-    reward_model = RewardModel.from_pretrained(judge)
+    reward_model = RewardModel.from_pretrained(judge, device=device, dtype=torch.float32)
     rng = np.random.default_rng(20)
     prompts = [sample_prompt(rng, kind) for _ in range(per_kind) for kind in PROMPT_KINDS]
     done = {(row["method"], row["budget"], row["seed"], row["prompt_number"]) for row in rows_of(out)}
@@ -125,7 +135,7 @@ def run(
             if method is None:
                 continue
             start = time.perf_counter()
-            found = RewardGuidedPipeline(pipeline, reward_model, method, batch_size=32)(
+            found = RewardGuidedPipeline(pipeline, reward_model, method, batch_size=BATCH)(
                 spec.text, instruction="alignment", seed=1_000_000 * seed + 1_000 * number, **options_of(name)
             )
             row = {
@@ -248,6 +258,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--per-kind", type=int, default=8, help="prompts of each of the six kinds")
     parser.add_argument("--judge", default=str(DEFAULT_REWARD_MODEL), help="a reward model's folder")
+    parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     run(
@@ -257,6 +268,7 @@ def main() -> None:
         arguments.seeds,
         arguments.per_kind,
         arguments.judge,
+        arguments.device,
     )
     cells = cells_of(rows_of(arguments.out))
     if not cells:

@@ -5,7 +5,8 @@
 
 The baseline is transformers as its documentation shows it: the processor on the whole question, then the model, batched
 and padded, its logits taken at the last position only. Both sides do the same judgements in the same precision, the
-processors' work included.
+processors' work included. How busy the engine keeps the device is told against the largest matrix multiplication that
+was measured on it in the same run; operations are counted by torch as they are executed, so what is shared counts once.
 """
 
 from __future__ import annotations
@@ -16,12 +17,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.vlms import SIZES, build
 from diffusers_ext.rewards.instructions import PRESETS
@@ -75,6 +78,24 @@ def seconds(work: Callable[[], Any], repeats: int) -> float:
     return statistics.median(times)
 
 
+def operations(work: Callable[[], Any]) -> int:
+    """Floating-point operations of the matrix multiplications, convolutions and attention in some work."""
+    with FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def matmul_peak(device: str, dtype: torch.dtype) -> float:
+    """Operations per second of the best of a few square matrix multiplications."""
+    rates = []
+    for side in (4096, 8192, 16384) if device != "cpu" else (1024, 2048):
+        one, other = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+        work = partial(torch.mm, one, other)
+        work()
+        rates.append(2 * side**3 / seconds(work, 10))
+    return max(rates)
+
+
 def measure(kind: str, size: str, device: str, dtype: torch.dtype, count: int, repeats: int) -> dict[str, Any]:
     """Times per judgement of the engine and of the baselines."""
     judge = judge_of(kind, size, device, dtype)
@@ -98,12 +119,19 @@ def measure(kind: str, size: str, device: str, dtype: torch.dtype, count: int, r
         "plain, batched, round-robin": seconds(lambda: plain(judge, sample, count), repeats) / len(sample),
         "plain, one by one": seconds(lambda: plain(judge, anchored, 1), repeats) / len(anchored),
     }
+    peak = matmul_peak(device, dtype)
+    rates = {
+        "anchored": operations(lambda: engine(anchored)) / (times["engine, anchored"] * len(anchored)),
+        "round-robin": operations(lambda: engine(robin)) / (times["engine, round-robin"] * len(robin)),
+    }
     parameters = sum(parameter.numel() for parameter in judge.model.parameters())
     return {
         "kind": kind,
         "parameters": parameters,
         "seconds per judgement": times,
         "largest gap in log-odds": gap,
+        "matmul peak": peak,
+        "operations per second": rates,
         "ratios": {
             "anchored, against batched": times["plain, batched, anchored"] / times["engine, anchored"],
             "round-robin, against batched": times["plain, batched, round-robin"] / times["engine, round-robin"],
@@ -135,6 +163,13 @@ def main() -> None:
     print(f"|---|{'---:|' * len(results)}")
     rows = {"parameters": [f"{item['parameters'] / 1e6:.0f} M" for item in results]}
     rows |= {name: [f"{item['ratios'][name]:.2f}x" for item in results] for name in results[0]["ratios"]}
+    rows["matmul peak, TFLOP/s"] = [f"{item['matmul peak'] / 1e12:.2f}" for item in results]
+    rows |= {
+        f"{name}, share of that peak": [
+            f"{item['operations per second'][name] / item['matmul peak']:.0%}" for item in results
+        ]
+        for name in results[0]["operations per second"]
+    }
     rows["largest gap in log-odds"] = [f"{item['largest gap in log-odds']:.1e}" for item in results]
     for name, cells in rows.items():
         print(f"| {name} | {' | '.join(cells)} |")

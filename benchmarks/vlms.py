@@ -33,6 +33,11 @@ _INTERNVL: Final = {
     "context_image_token": "<IMG_CONTEXT>",
     "video_token": "<video>",
 }
+_VIDEOS: Final = {
+    "internvl": "InternVLVideoProcessor",
+    "qwen2_5_vl": "Qwen2VLVideoProcessor",
+    "qwen3_vl": "Qwen3VLVideoProcessor",
+}
 _TEMPLATE: Final = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
@@ -122,8 +127,11 @@ def build(kind: str, size: Size, folder: Path, seed: int = 0) -> PreTrainedModel
         processor = {"processor_class": name}
         limits = {"shortest_edge": 4 * patch * patch, "longest_edge": size.picture**2}
         pictures = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": patch, "size": limits}
+    videos = {**pictures, "video_processor_type": _VIDEOS[family]}  # read where torchvision is installed
+    videos.pop("image_processor_type")
+    for name, content in (("", pictures), ("video_", videos)):
+        (folder / f"{name}preprocessor_config.json").write_text(json.dumps(content))
     (folder / "processor_config.json").write_text(json.dumps(processor))
-    (folder / "preprocessor_config.json").write_text(json.dumps(pictures))
     (folder / "chat_template.jinja").write_text(_TEMPLATE.replace("PLACE", place))
     return model
 
