@@ -21,8 +21,7 @@ from diffusers_ext.nano import DEFAULT_PIPELINE
 from diffusers_ext.nano.oracle import judge
 from diffusers_ext.nano.scenes import PROMPT_KINDS, PromptSpec, sample_prompt
 from diffusers_ext.rewards.images import as_images
-from diffusers_ext.training.diffusion import denoise, noise_for
-from diffusers_ext.training.distillation import guided
+from diffusers_ext.training.diffusion import denoise, guided, noise_for
 from diffusers_ext.training.generators import Generator, canvas_for
 from diffusers_ext.training.policy import Policy
 from diffusers_ext.training.rewards import JudgeConfig, load_judge

@@ -34,7 +34,7 @@ class Situation:
         noise: standard normal float32 [B, ...], what the pictures begin as.
         schedule: the sampler's way.
         denoiser: the policy under the prompts of the given rows' pictures (int64 [R]; None for all B).
-        unprompted: the same under the empty prompt, for guidance; for a warm start only.
+        unprompted: the same under the empty prompt, for guidance; only where the configuration asks for some.
         level: noise levels of uniform numbers in [0, 1), as the model was trained with.
         as_old, as_base: contexts in which the policy is the one that explores, or the one before any training.
         reward: the judges' reward of clean latents [R, ...] of pictures `of`, float [R], with gradient.

@@ -71,6 +71,8 @@ class LoraTraining:
         decode_batch_size: pictures decoded and judged at a time.
         own_spread: divide advantages by the standard deviation of each group, in place of that over all.
         learning_rate: constant after `warmup` optimizer steps.
+        average: share of itself that a running average of what is learned keeps from one iteration to the next; it is
+            what is evaluated and saved, free of the noise of single steps. 0 for what was learned last.
         weight_decay, clip: of AdamW, and the largest norm of the gradient.
         seed: of all that is drawn.
         save_every: iterations between saved states.
@@ -112,6 +114,7 @@ class LoraTraining:
     decode_batch_size: int = 16
     own_spread: bool = False
     learning_rate: float = 3e-4
+    average: float = 0.0
     weight_decay: float = 1e-4
     clip: float = 1.0
     warmup: int = 0
@@ -140,6 +143,8 @@ class LoraTraining:
         for name in ("learning_rate", "clip", "alpha"):
             if not getattr(self, name) > 0:
                 raise LoraTrainingError(f"{name}: must be above zero, not {getattr(self, name)}")
+        if not 0 <= self.average < 1:
+            raise LoraTrainingError(f"average: must lie in [0, 1), not {self.average}")
         if not self.judges:
             raise LoraTrainingError("judges: names none; without a reward there is nothing to learn")
         if not self.algorithm.climbs_gradient and self.group_size < 2:
@@ -151,6 +156,13 @@ class LoraTraining:
                 raise LoraTrainingError(
                     f"group_size: {self.group_size} pictures cannot be shared among {part.updates} updates evenly"
                 )
+
+    @property
+    def guides(self) -> bool:
+        """Whether anything is painted with classifier-free guidance, which takes the empty prompt."""
+        return self.warm_start is not None or (
+            isinstance(self.algorithm, DiffusionNFT) and self.algorithm.guidance != 1
+        )
 
 
 UNBOUND: Final = frozenset(

@@ -65,6 +65,16 @@ Denoiser = Callable[[Tensor, Level], Prediction]
 """Latents [B, ...] at their levels, to what they are made of."""
 
 
+def guided(prompted: Denoiser, unprompted: Denoiser, scale: float) -> Denoiser:
+    """Classifier-free guidance (arXiv 2207.12598): unprompted + scale * (prompted - unprompted)."""
+
+    def predict(latents: Tensor, level: Level) -> Prediction:
+        with_prompt, without = prompted(latents, level), unprompted(latents, level)
+        return Prediction(without.clean.lerp(with_prompt.clean, scale), without.noise.lerp(with_prompt.noise, scale))
+
+    return predict
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The way of a sampler with S steps: `timesteps` [S], and `signal` and `noise` [S + 1] before every step and after.

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .algorithm import Experience, Situation
-from .diffusion import Denoiser, Level, Prediction, step
+from .diffusion import guided, step
 
 
 @dataclass(frozen=True)
@@ -57,13 +57,3 @@ class GuidanceDistillation:
     def problems(self) -> Iterator[str]:
         if self.iterations < 0 or self.updates < 1:
             yield "iterations must be at least 0, updates at least 1"
-
-
-def guided(prompted: Denoiser, unprompted: Denoiser, scale: float) -> Denoiser:
-    """Classifier-free guidance (arXiv 2207.12598): unprompted + scale * (prompted - unprompted)."""
-
-    def predict(latents: Tensor, level: Level) -> Prediction:
-        with_prompt, without = prompted(latents, level), unprompted(latents, level)
-        return Prediction(without.clean.lerp(with_prompt.clean, scale), without.noise.lerp(with_prompt.noise, scale))
-
-    return predict

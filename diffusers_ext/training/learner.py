@@ -27,11 +27,13 @@ JITTERED: Final = 2
 class Learner:
     """A run's own loop body; `iterate` is called with the numbers of iterations, in order."""
 
-    def __init__(self, config: LoraTraining, setup: Setup, old: dict[str, Tensor]) -> None:
+    def __init__(self, config: LoraTraining, setup: Setup, old: dict[str, Tensor], average: dict[str, Tensor]) -> None:
         self.config, self.studio, self.optimizer = config, setup.studio, setup.optimizer
         self.prompts = setup.prompts
         self.old = old
         """Weights of the policy that explores."""
+        self.average = average
+        """The running average of what was learned; see `LoraTraining.average`."""
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """One iteration; its figures."""
@@ -55,7 +57,9 @@ class Learner:
             figures |= self._update(situation, experience.rows, rows, advantages, prompts, iteration)
         keep = algorithm.keeps_of_old(iteration)
         now = studio.policy.weights()
-        self.old = {name: value.lerp(now[name], 1 - keep) for name, value in self.old.items()}
+        self.old = _moved(self.old, now, keep)
+        # Of the first iterations little is kept, lest the average begin far behind.
+        self.average = _moved(self.average, now, min(config.average, (1 + iteration) / (10 + iteration)))
         if climbed:
             figures |= self._figures(torch.cat(climbed))
         return figures
@@ -181,3 +185,8 @@ class Learner:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"loss": float(accelerator.reduce(total, "mean")), "gradient_norm": norm}
+
+
+def _moved(weights: dict[str, Tensor], towards: dict[str, Tensor], keep: float) -> dict[str, Tensor]:
+    """Weights that keep a share of themselves and take the rest from others."""
+    return {name: value.lerp(towards[name], 1 - keep) for name, value in weights.items()}

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .algorithm import Experience, Situation, velocity_distance
-from .diffusion import denoise
+from .diffusion import denoise, guided
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,8 @@ class DiffusionNFT:
     """The options of DiffusionNFT.
 
     Attributes:
+        guidance: classifier-free guidance of the pictures that are learned from; 1 for none, as in the paper. What
+            guidance makes better is then learned along with what the reward does.
         beta: how far the implicit policies stand from the old one, in units of what has been learned.
         kl: weight of the squared distance to the base, in velocity space.
         draws: noise levels drawn for every picture.
@@ -32,6 +34,7 @@ class DiffusionNFT:
         limit: advantages, in standard deviations, at which a picture counts as wholly good or bad.
     """
 
+    guidance: float = 1.0
     beta: float = 1.0
     kl: float = 1e-4
     draws: int = 2
@@ -50,7 +53,10 @@ class DiffusionNFT:
     def explore(self, situation: Situation) -> Experience:
         """Pictures by the old policy; rows are pictures at noise levels drawn for them."""
         with situation.as_old():
-            clean = denoise(situation.denoiser(), situation.noise, situation.schedule)
+            denoiser = situation.denoiser()
+            if self.guidance != 1:
+                denoiser = guided(denoiser, situation.unprompted(), self.guidance)
+            clean = denoise(denoiser, situation.noise, situation.schedule)
         count = len(clean)
         of = torch.arange(count, device=clean.device).repeat(self.draws)
         uniform, noise = situation.draw_levels(self.draws)

@@ -70,7 +70,7 @@ def prepare(config: LoraTraining) -> Setup:
             f"algorithm: {config.algorithm.name} does not fit {type(generator.pipeline).__name__}, which {other}, nft, "
             "refl or draft"
         )
-    unique = list(dict.fromkeys([*prompts, *asked, *([""] if config.warm_start else [])]))
+    unique = list(dict.fromkeys([*prompts, *asked, *([""] if config.guides else [])]))
     with _quiet_encoders() if config.pipeline is None else nullcontext():
         conditions = generator.encode(unique)
     generator.forget_text_encoders()

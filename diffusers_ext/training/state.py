@@ -21,10 +21,11 @@ def save_state(
     seconds: float,
     learned: dict[str, Tensor],
     old: dict[str, Tensor],
+    average: dict[str, Tensor],
     optimizer: dict[str, Any],
     config: LoraTraining,
 ) -> None:
-    """Keep what learns, the policy that explores, and how far the run is.
+    """Keep what learns, the policy that explores, the average of the first, and how far the run is.
 
     Raises:
         LoraTrainingError: it could not be written; the one before is still there.
@@ -34,6 +35,7 @@ def save_state(
         "seconds": seconds,
         "learned": {name: value.cpu() for name, value in learned.items()},
         "old": {name: value.cpu() for name, value in old.items()},
+        "average": {name: value.cpu() for name, value in average.items()},
         "optimizer": optimizer,
         "config": plain(config),
     }

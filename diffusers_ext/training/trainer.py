@@ -77,24 +77,28 @@ def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[],
     studio, out, main = setup.studio, Path(config.out), setup.studio.accelerator.is_main_process
     policy, optimizer = studio.policy, setup.optimizer
     state = load_state(out, config)
-    start, seconds, old = 0, 0.0, policy.weights()
+    start, seconds, old, average = 0, 0.0, policy.weights(), policy.weights()
     if state is not None:
         policy.load(state["learned"])
         optimizer.load_state_dict(state["optimizer"])
         start, seconds = state["iteration"], state["seconds"]
-        old = {name: value.to(studio.device) for name, value in state["old"].items()}
+        old, average = (
+            {name: value.to(studio.device) for name, value in state[kept].items()} for kept in ("old", "average")
+        )
     for store in studio.stores.values():
         store.forget_after(start)
     journal = Journal(out, start) if main else None
-    learner = Learner(config, setup, old)
+    learner = Learner(config, setup, old, average)
 
     def save(iteration: int) -> None:
         if main:
             optimizer_state = optimizer.state_dict()
-            save_state(out, iteration, seconds, policy.weights(), learner.old, optimizer_state, config)
+            weights = policy.weights(), learner.old, learner.average
+            save_state(out, iteration, seconds, *weights, optimizer_state, config)
             told = {"iterations": iteration, "config": plain(config), "pipeline": config.pipeline or "nano"}
             family, part = type(studio.generator.pipeline).__name__, studio.generator.calling.denoiser
-            save_lora(out, studio.generator.denoiser, part, family, setup.lora, told)
+            with policy.acting_as(learner.average):
+                save_lora(out, studio.generator.denoiser, part, family, setup.lora, told)
 
     reason: str | None = None
     iteration = saved = start
@@ -103,7 +107,8 @@ def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[],
             try:
                 if iteration % config.evaluate_every == 0 or iteration == config.iterations:
                     if journal is not None and not journal.has_evaluation(iteration):
-                        _evaluate(studio, setup.exam, journal, out, iteration, seconds)
+                        with policy.acting_as(learner.average):
+                            _evaluate(studio, setup.exam, journal, out, iteration, seconds)
                     studio.accelerator.wait_for_everyone()
                     reason = _alarm(config, journal, studio)
                 if reason is None and _any(studio, asked()):
