@@ -100,7 +100,10 @@ def as_images(images: ImageInput | Sequence[ImageInput]) -> list[Image.Image]:
         raise ImageError(
             f"got {type(images).__name__}; expected a PIL image, a path, a float tensor, or a list of them"
         )
-    found = [picture for item in images for picture in as_images(item)]
+    items = list(images)
+    # Those that come again, as in a round-robin, are converted once.
+    pictures = {id(item): as_images(item) for item in {id(item): item for item in items}.values()}
+    found = [picture for item in items for picture in pictures[id(item)]]
     if not found:
         raise ImageError("no pictures were given; at least one is needed")
     return found

@@ -609,7 +609,10 @@ class RewardModel:
 
 
 def _still(images: ImageInput | Sequence[ImageInput]) -> list[_Shown]:
-    return [_Shown((prompts.IMAGE,), (Picture.of(image),)) for image in as_images(images)]
+    found = as_images(images)
+    distinct = {id(image): image for image in found}  # each is named by its pixels, which takes a while
+    shown = {key: _Shown((prompts.IMAGE,), (Picture.of(image),)) for key, image in distinct.items()}
+    return [shown[id(image)] for image in found]
 
 
 def _firsts(images: ImageInput | Sequence[ImageInput] | None) -> list[Picture | None]:
