@@ -79,6 +79,17 @@ def test_draft_through_all_steps_is_the_reward_of_the_finished_picture():
     torch.testing.assert_close(mean_loss(algorithm, toy, schedule, experience), -reward.mean())
 
 
+def test_nft_learns_from_pictures_of_the_guided_old_policy():
+    toy, schedule, scale = Toy(), flow_schedule(3), 2.0
+    experience = explored(DiffusionNFT(guidance=scale), toy, schedule)
+    a, b = (float(value) for value in toy.old)
+    x, times = situation(toy, schedule).noise.numpy(), schedule.noise.numpy()
+    for time, to in itertools.pairwise(times):
+        prompted, unprompted = np.tanh(a * x + b * time), np.tanh(a * x + b * time + 0.5)
+        x = x + (to - time) * (unprompted + scale * (prompted - unprompted))
+    np.testing.assert_allclose(experience.clean.numpy(), x)
+
+
 def test_distillation_follows_the_guided_base_and_learns_its_velocities():
     toy, schedule, scale = Toy(), flow_schedule(3), 2.5
     algorithm = GuidanceDistillation(scale=scale)

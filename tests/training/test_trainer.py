@@ -84,6 +84,22 @@ def test_a_run_that_is_stopped_ends_in_the_weights_of_one_that_is_not(config, el
     assert without_times(metrics_of(resumed.out)) == without_times(metrics_of(whole.out))
 
 
+def test_what_is_saved_is_the_running_average_of_what_was_learned(config):
+    config, average, expected = replace(config, average=0.5), 0.5, None
+    for iteration in range(4):
+        result = train_lora(replace(config, iterations=iteration + 1))
+        state = torch.load(result.out / "state.pt", weights_only=True)
+        if expected is None:
+            expected = {name: torch.zeros_like(value) for name, value in state["learned"].items() if "lora_B" in name}
+        keep = min(average, (1 + iteration) / (10 + iteration))
+        expected = {name: keep * value + (1 - keep) * state["learned"][name] for name, value in expected.items()}
+    saved = {name.removeprefix("transformer."): value for name, value in lora_of(result.out).items()}
+    for name, value in expected.items():
+        torch.testing.assert_close(state["average"][name], value)
+        torch.testing.assert_close(saved[name.replace(".default", "")], value)
+    assert any(not torch.equal(value, state["learned"][name]) for name, value in expected.items())
+
+
 def test_a_run_stopped_between_its_warm_start_and_its_algorithm_goes_on_the_same(config, elsewhere):
     warmed = {
         "warm_start": GuidanceDistillation(iterations=2),
