@@ -70,7 +70,8 @@ class LoraTraining:
         micro_batch_size: rows (pictures, or steps of them) at a time in each process.
         decode_batch_size: pictures decoded and judged at a time.
         own_spread: divide advantages by the standard deviation of each group, in place of that over all.
-        learning_rate: constant after `warmup` optimizer steps.
+        learning_rate: reached after `warmup` optimizer steps.
+        halving: iterations in which the learning rate halves, again and again; None to leave it as it is.
         average: share of itself that a running average of what is learned keeps from one iteration to the next; it is
             what is evaluated and saved, free of the noise of single steps. 0 for what was learned last.
         weight_decay, clip: of AdamW, and the largest norm of the gradient.
@@ -114,6 +115,7 @@ class LoraTraining:
     decode_batch_size: int = 16
     own_spread: bool = False
     learning_rate: float = 3e-4
+    halving: int | None = None
     average: float = 0.0
     weight_decay: float = 1e-4
     clip: float = 1.0
@@ -143,6 +145,8 @@ class LoraTraining:
         for name in ("learning_rate", "clip", "alpha"):
             if not getattr(self, name) > 0:
                 raise LoraTrainingError(f"{name}: must be above zero, not {getattr(self, name)}")
+        if self.halving is not None and self.halving < 1:
+            raise LoraTrainingError(f"halving: must be at least 1, not {self.halving}")
         if not 0 <= self.average < 1:
             raise LoraTrainingError(f"average: must lie in [0, 1), not {self.average}")
         if not self.judges:

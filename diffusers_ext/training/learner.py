@@ -179,9 +179,10 @@ class Learner:
                 f"iteration {iteration}: the gradient is {norm}, on pictures of {prompts[0]!r} and others. The state "
                 "saved last is untouched; lower learning_rate, or use float32, and give the same command again"
             )
+        done = (iteration + 1) * self._algorithm(iteration).updates
+        fallen = 1.0 if config.halving is None else 0.5 ** (iteration / config.halving)
         for group in self.optimizer.param_groups:
-            done = (iteration + 1) * self._algorithm(iteration).updates
-            group["lr"] = config.learning_rate * min(1.0, done / max(1, config.warmup))
+            group["lr"] = config.learning_rate * min(1.0, done / max(1, config.warmup)) * fallen
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"loss": float(accelerator.reduce(total, "mean")), "gradient_norm": norm}
