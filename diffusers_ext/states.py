@@ -2,10 +2,45 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from .configuring import Wrong
+
+
+@contextmanager
+def claimed(out: Path, wrong: Wrong) -> Iterator[None]:
+    """Have a run's folder to oneself while training in it; of processes that train together, the first has it.
+
+    The claim ends with the process, however it ends.
+
+    Raises:
+        RewardDanceError: (as `wrong`) the folder cannot be made, or another process is training in it.
+    """
+    from filelock import FileLock, Timeout
+
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise wrong(f"out: {out} cannot be made ({error})") from error
+    if int(os.environ.get("RANK", "0")) > 0:
+        yield
+        return
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise wrong(
+            f"another process is training in {out}. Wait for it, or stop it, to go on with that run; name another "
+            "folder for a new one"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_state(path: Path, state: dict[str, Any], done: str, wrong: Wrong) -> None:

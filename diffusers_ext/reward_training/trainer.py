@@ -19,6 +19,7 @@ from ..data import Located
 from ..evaluation import lacking_first_frame
 from ..metrics import Metrics
 from ..rewards.instructions import Instruction, get_instruction, load_instructions
+from ..states import claimed
 from .adapting import load_student_judge, open_weights, save_judge
 from .card import card_of
 from .config import Questions, RewardTraining, TrainingError
@@ -48,10 +49,15 @@ def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
         The folder, `config.out`.
 
     Raises:
-        TrainingError: nothing to learn from, a configuration that differs from the run's that is gone on with, a loss
-            that is not finite, a full disk.
+        TrainingError: nothing to learn from, a folder that another process is training in, a configuration that
+            differs from the run's that is gone on with, a loss that is not finite, a full disk.
         ModelError: the judge to go on from cannot be loaded.
     """
+    with claimed(Path(config.out), TrainingError):
+        return _train(config, progress)
+
+
+def _train(config: RewardTraining, progress: bool) -> Path:
     from accelerate import Accelerator
 
     out = Path(config.out)
@@ -65,7 +71,6 @@ def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
         raise TrainingError(
             f"{len(lacking)} records name no first_frame, which their instruction is about; the first are\n{named}"
         )
-    out.mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(
         mixed_precision="no",  # what is set here is set for the whole life of the process, so each run sees to its own
         log_with=list(config.trackers) or None,

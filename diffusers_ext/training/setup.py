@@ -45,10 +45,7 @@ def prepare(config: LoraTraining) -> Setup:
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     out = Path(config.out)
-    try:
-        (out / "samples").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise LoraTrainingError(f"out: {out} cannot be made ({error})") from error
+    (out / "samples").mkdir(exist_ok=True)
     accelerator = Accelerator(
         mixed_precision="no",  # what is set here is set for the whole life of the process, so each run sees to its own
         log_with=list(config.trackers) or None,

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..configuring import plain
+from ..states import claimed
 from .config import LoraTraining
 from .errors import JudgeGoneError, LoraTrainingError
 from .evaluating import Exam
@@ -57,20 +58,23 @@ def train_lora(config: LoraTraining, progress: bool = False, cancel: Callable[[]
         cancel: asked before every iteration; once it returns true, the run is saved and ends. So do SIGINT and SIGTERM.
 
     Raises:
-        LoraTrainingError: what cannot be trained, a configuration that differs from the run's that is gone on with, a
-            reward or a loss that is no number, a full disk, a judge that is gone, too little memory.
+        LoraTrainingError: what cannot be trained, a folder that another process is training in, a configuration that
+            differs from the run's that is gone on with, a reward or a loss that is no number, a full disk, a judge that
+            is gone, too little memory.
         ModelError: the pipeline or a judge cannot be loaded.
     """
-    setup = prepare(config)
-    with _stopping(cancel) as asked:
-        try:
-            return _run(config, setup, progress, asked)
-        except torch.cuda.OutOfMemoryError as error:
-            raise LoraTrainingError(
-                f"there is not enough memory on {setup.studio.device}. Lower micro_batch_size and decode_batch_size "
-                f"(now {config.micro_batch_size} and {config.decode_batch_size}), set `checkpointing: true`, or hold "
-                "the denoiser in `quantization: nf4`. The first three may change when the run goes on"
-            ) from error
+    with claimed(Path(config.out), LoraTrainingError):
+        setup = prepare(config)
+        with _stopping(cancel) as asked:
+            try:
+                return _run(config, setup, progress, asked)
+            except torch.cuda.OutOfMemoryError as error:
+                raise LoraTrainingError(
+                    f"there is not enough memory on {setup.studio.device}. Lower micro_batch_size and "
+                    f"decode_batch_size (now {config.micro_batch_size} and {config.decode_batch_size}), set "
+                    "`checkpointing: true`, or hold the denoiser in `quantization: nf4`. The first three may change "
+                    "when the run goes on"
+                ) from error
 
 
 def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[], bool]) -> Result:

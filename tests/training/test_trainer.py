@@ -84,6 +84,20 @@ def test_a_run_that_is_stopped_ends_in_the_weights_of_one_that_is_not(config, el
     assert without_times(metrics_of(resumed.out)) == without_times(metrics_of(whole.out))
 
 
+def test_a_folder_is_trained_in_by_one_process_at_a_time(config):
+    held = "import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); sys.stdin.read()"
+    out = Path(config.out)
+    out.mkdir()
+    command = [sys.executable, "-c", held, str(out / ".lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(LoraTrainingError, match="another process is training in"):
+            train_lora(config)
+        assert not (out / "state.pt").exists()
+        other.kill()
+    assert train_lora(config).finished  # a claim ends with its process
+
+
 def test_what_is_saved_is_the_running_average_of_what_was_learned(config):
     config, average, expected = replace(config, average=0.5), 0.5, None
     for iteration in range(4):
