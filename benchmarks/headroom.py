@@ -2,31 +2,40 @@
 
     python -m benchmarks.headroom                            # without guidance, as training paints
     python -m benchmarks.headroom --guidance 3
+    python -m benchmarks.headroom --lora runs/nano-nft       # after training: the same prompts from the same noise
 
 For each kind of prompt: the share of pictures that the oracle finds correct; the share of prompts with a correct one
 among 8 and among 32, which is what training could bring out if its judge were the oracle; the share of correct ones
-among those that the nano judge likes best of 8 and of 32, which is what it can bring out with that judge; and how often
-the judge puts a correct picture of a prompt above a wrong one.
+among those that the nano judge likes best of 8 and of 32, which is what it can bring out with that judge; how often the
+judge puts a correct picture of a prompt above a wrong one; and how many objects the oracle sees in a picture.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
+from diffusers_ext.hushing import hushed
 from diffusers_ext.nano import DEFAULT_PIPELINE
-from diffusers_ext.nano.oracle import judge
+from diffusers_ext.nano.oracle import OracleVerdict, judge
 from diffusers_ext.nano.scenes import PROMPT_KINDS, PromptSpec, sample_prompt
 from diffusers_ext.rewards.images import as_images
-from diffusers_ext.training.diffusion import denoise, guided, noise_for
-from diffusers_ext.training.generators import Generator, canvas_for
-from diffusers_ext.training.policy import Policy
-from diffusers_ext.training.rewards import JudgeConfig, load_judge
+
+with hushed():
+    from diffusers import DiffusionPipeline
+
+    from diffusers_ext.training.diffusion import denoise, guided, noise_for
+    from diffusers_ext.training.generators import Generator, canvas_for
+    from diffusers_ext.training.policy import Policy
+    from diffusers_ext.training.rewards import JudgeConfig, load_judge
+    from diffusers_ext.training.saving import DIFFUSERS_FILE
 
 COUNT = 32
+COLUMNS = ("kind", "correct", "any of 8", "any of 32", "judge's best of 8", "of 32", "judge ranks right", "objects")
 
 
 @dataclass(frozen=True)
@@ -36,6 +45,15 @@ class Painter:
     policy: Policy
     guidance: float
     steps: int
+
+    @classmethod
+    def load(cls, guidance: float, steps: int, lora: Path | None) -> Painter:
+        """The shipped generator, with what a LoRA has learned, if one is named."""
+        pipeline = DiffusionPipeline.from_pretrained(DEFAULT_PIPELINE, use_safetensors=True).to(torch.float32)
+        if lora is not None:
+            pipeline.load_lora_weights(lora)
+        generator = Generator(pipeline, canvas_for(pipeline, None, None, 1), {"max_sequence_length": 1})
+        return cls(Policy(generator, half=True), guidance, steps)
 
     @torch.no_grad()
     def paint(self, prompt: str) -> torch.Tensor:
@@ -61,8 +79,10 @@ def kind_of(spec: PromptSpec) -> str:
     return f"{spec.kind}, held out" if spec.is_held_out else spec.kind
 
 
-def row(kind: str, correct: np.ndarray, rewards: np.ndarray) -> str:
-    """A line of the table; both arrays [prompts, COUNT]."""
+def row(kind: str, verdicts: list[list[OracleVerdict]], rewards: np.ndarray) -> str:
+    """A line of the table: the oracle's verdicts on COUNT pictures of each prompt, and rewards [prompts, COUNT]."""
+    correct = np.array([[verdict.correct for verdict in items] for items in verdicts])
+    objects = np.mean([[len(verdict.objects) for verdict in items] for items in verdicts])
 
     def best(of: int) -> tuple[float, float]:
         """Prompts with a correct one among so many, and correct ones among the judge's best."""
@@ -75,7 +95,7 @@ def row(kind: str, correct: np.ndarray, rewards: np.ndarray) -> str:
         if 0 < right.mean() < 1
     ]
     (any_8, best_8), (any_32, best_32) = best(8), best(COUNT)
-    cells = (correct.mean(), any_8, any_32, best_8, best_32, np.mean(ranked) if ranked else np.nan)
+    cells = (correct.mean(), any_8, any_32, best_8, best_32, np.mean(ranked) if ranked else np.nan, objects)
     return f"| {kind} | " + " | ".join(f"{value:.2f}" for value in cells) + " |"
 
 
@@ -84,25 +104,25 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=1.0)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--kinds", nargs="+", help="only these, as the table names them")
+    parser.add_argument("--lora", type=Path, help="folder of a LoRA that train-lora wrote")
     options = parser.parse_args()
+    if options.lora is not None and not (options.lora / DIFFUSERS_FILE).is_file():
+        parser.error(f"--lora {options.lora}: holds no {DIFFUSERS_FILE}, which train-lora writes")
 
-    from diffusers import DiffusionPipeline
-
-    pipeline = DiffusionPipeline.from_pretrained(DEFAULT_PIPELINE, use_safetensors=True).to(torch.float32)
-    generator = Generator(pipeline, canvas_for(pipeline, None, None, 1), {"max_sequence_length": 1})
-    painter = Painter(Policy(generator, half=True), options.guidance, options.steps)
-    by = load_judge(JudgeConfig(instruction="alignment"), torch.device("cpu"))
-    found: dict[str, list[tuple[list[bool], list[float]]]] = {}
-    for spec in prompts():
-        if options.kinds and kind_of(spec) not in options.kinds:
-            continue
-        images = painter.paint(spec.text)
-        truth = [judge(image, spec.text).correct for image in as_images(images.clamp(0, 1))]
-        found.setdefault(kind_of(spec), []).append((truth, by.reward(images, [spec.text] * COUNT).tolist()))
-    print("| kind | correct | any of 8 | any of 32 | judge's best of 8 | of 32 | judge ranks right |")
-    print("|---|---|---|---|---|---|---|")
+    found: dict[str, list[tuple[list[OracleVerdict], list[float]]]] = {}
+    with hushed():
+        painter = Painter.load(options.guidance, options.steps, options.lora)
+        by = load_judge(JudgeConfig(instruction="alignment"), torch.device("cpu"))
+        for spec in prompts():
+            if options.kinds and kind_of(spec) not in options.kinds:
+                continue
+            images = painter.paint(spec.text)
+            verdicts = [judge(image, spec) for image in as_images(images.clamp(0, 1))]
+            found.setdefault(kind_of(spec), []).append((verdicts, by.reward(images, [spec.text] * COUNT).tolist()))
+    print("| " + " | ".join(COLUMNS) + " |")
+    print("|---" * len(COLUMNS) + "|")
     for kind, items in found.items():
-        print(row(kind, np.array([item[0] for item in items]), np.array([item[1] for item in items])))
+        print(row(kind, [verdicts for verdicts, _ in items], np.array([rewards for _, rewards in items])))
 
 
 if __name__ == "__main__":

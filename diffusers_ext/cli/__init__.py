@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from .. import __version__
 from ..nano.commands import app as nano
 from . import data, generating, judging, learning, measuring, moving, quantizing, serving, starting, training
+from .loading import DONE
+from .reporting import print_json
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command. With --json stdout holds an object even where nothing comes of it, and says why."""
+        try:
+            return super().invoke(ctx)
+        except (typer.Exit, typer.Abort):
+            raise
+        except Exception as error:
+            if "--json" in sys.argv:
+                print_json({"error": getattr(error, "format_message", error.__str__)() or repr(error)})
+            raise
+
 
 app = typer.Typer(
+    cls=_Commands,
     name="rewarddance",
     help="Judge, rerank and explain pictures with a generative reward model.",
     no_args_is_help=True,
@@ -66,3 +84,5 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
         sys.exit(130)
+    finally:
+        DONE.close()

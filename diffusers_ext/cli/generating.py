@@ -41,14 +41,18 @@ def generate(
     """Paint a prompt many times and save the pictures, named by their rank."""
     from ..nano import GENERATOR_OPTIONS
     from ..ranking import RankingError, best_of_n
+    from ..ranking.methods import check
+    from ..rewards.arguments import prompts_for
 
     by = load_instruction(instruction, instructions_file)
     if out.exists() and not out.is_dir():
         raise RankingError(f"{out}: is a file; --out takes a folder")
     if (out / "ranking.json").exists():
         raise RankingError(f"{out}: holds an earlier ranking, which would be mixed up with this one; name a new folder")
-    judge = load_judge(model, prompt, quantization, device)
+    prompts_for(prompt, 1)
+    check(max(2, best_of), method)  # one picture needs none, but a name that means nothing is refused all the same
     painter = load_pipeline(pipeline, device)
+    judge = load_judge(model, prompt, quantization, device)
     settings: dict[str, Any] = {} if pipeline else dict(GENERATOR_OPTIONS)
     if steps is not None:
         settings["num_inference_steps"] = steps

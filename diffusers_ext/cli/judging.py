@@ -79,11 +79,13 @@ def rank(
 ) -> None:
     """Order pictures of one prompt, best first."""
     from ..ranking import rank as rank_images
+    from ..ranking.methods import check
     from ..rewards.images import load_image
 
     by = load_instruction(instruction, instructions_file)
     good, errors = read_images(images)
     against = load_image(reference) if reference else None
+    check(len(good), method, against)  # before a judge is loaded
     judge = load_judge(model, prompt, quantization, device)
     ranking = rank_images(
         [image for _, image in good],

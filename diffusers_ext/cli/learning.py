@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..rewards.quantization import import_quietly
 from . import options
 from .loading import on_terminal, quiet
 from .reporting import print_json
@@ -22,8 +20,6 @@ def train_reward(
 ) -> None:
     """Train a reward model on preferences. The same command goes on with a run that was stopped."""
     quiet()
-    if find_spec("bitsandbytes"):
-        import_quietly("bitsandbytes")  # which peft imports where it is installed, and which has notices too
     from ..reward_training import train_reward_model
     from ..reward_training.config import read_config
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from importlib.util import find_spec
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from ..hushing import hushed
 from ..rewards.addresses import connected, is_address
 from ..rewards.errors import ImageError, ModelError
 
@@ -21,30 +22,35 @@ if TYPE_CHECKING:
     from ..rewards.remote import RemoteRewardModel
 
 
+DONE: Final = ExitStack()
+"""What is to be undone once the command is: closed by `main`."""
+
+
 def quiet() -> None:
-    """Keep the libraries' loading bars and notices off the terminal; call it before they are imported."""
-    from ..rewards.quantization import import_quietly
+    """Keep the libraries' bars and notices off the terminal while the command runs; call it before they are imported.
 
-    import_quietly("transformers.modeling_utils")  # torchao, where it is installed, has notices
-    import diffusers
-    import transformers
+    Downloads too show no bars.
+    """
+    DONE.enter_context(hushed())
+    from huggingface_hub import utils
 
-    for library in (transformers, diffusers):
-        library.logging.set_verbosity_error()
-        library.logging.disable_progress_bar()
+    if not utils.are_progress_bars_disabled():
+        DONE.callback(utils.enable_progress_bars)
+        utils.disable_progress_bars()
 
 
 def load_judge(
     model: str | None, prompt: str, quantization: str | None, device: str | None
 ) -> RewardModel | RemoteRewardModel:
-    """The judge that `--model` names: a folder, a hub id, or the URL of one that is served elsewhere."""
-    if model is None:
-        from ..nano.scenes import parse_prompt
+    """The judge that `--model` names: a folder, a hub id, or the URL of one that is served elsewhere.
 
-        _say_if_foreign(prompt, parse_prompt)
-    if model is not None and is_address(model):
-        return _remote(model, quantization, device)
-    return load_reward_model(model, quantization, device)
+    Raises:
+        PromptTextError: the prompt that it is to judge by is empty.
+        ModelError: it cannot be loaded.
+    """
+    from ..nano.scenes import parse_prompt
+
+    return _load_asked(load_reward_model, parse_prompt, model, prompt, quantization, device)
 
 
 def _remote(url: str, quantization: str | None, device: str | None) -> RemoteRewardModel:
@@ -86,13 +92,9 @@ def load_video_judge(
     model: str | None, prompt: str, quantization: str | None, device: str | None
 ) -> RewardModel | RemoteRewardModel:
     """The judge of videos that `--model` names, as :func:`load_judge`."""
-    if model is None:
-        from ..nano.moving.scenes import parse_prompt
+    from ..nano.moving.scenes import parse_prompt
 
-        _say_if_foreign(prompt, parse_prompt)
-    if model is not None and is_address(model):
-        return _remote(model, quantization, device)
-    return load_video_reward_model(model, quantization, device)
+    return _load_asked(load_video_reward_model, parse_prompt, model, prompt, quantization, device)
 
 
 def load_video_reward_model(model: str | None, quantization: str | None, device: str | None) -> RewardModel:
@@ -100,6 +102,25 @@ def load_video_reward_model(model: str | None, quantization: str | None, device:
     from ..nano import DEFAULT_VIDEO_REWARD_MODEL
 
     return load_reward_model(model or str(DEFAULT_VIDEO_REWARD_MODEL), quantization, device)
+
+
+def _load_asked(
+    load: Callable[[str | None, str | None, str | None], RewardModel],
+    parse_prompt: Callable[[str], object],
+    model: str | None,
+    prompt: str,
+    quantization: str | None,
+    device: str | None,
+) -> RewardModel | RemoteRewardModel:
+    from ..rewards.arguments import prompts_for
+
+    prompts_for(prompt, 1)
+    if model is not None and is_address(model):
+        return _remote(model, quantization, device)
+    judge = load(model, quantization, device)
+    if model is None:
+        _say_if_foreign(prompt, parse_prompt)
+    return judge
 
 
 def _say_if_foreign(prompt: str, parse_prompt: Callable[[str], object]) -> None:
@@ -116,27 +137,23 @@ def _say_if_foreign(prompt: str, parse_prompt: Callable[[str], object]) -> None:
 def load_pipeline(pipeline: str | None, device: str | None) -> Any:
     """A text-to-image pipeline on the device (a GPU where there is one), its own progress bar off."""
     quiet()
-    if find_spec("bitsandbytes"):
-        from ..rewards.quantization import import_quietly
-
-        import_quietly("bitsandbytes")  # which diffusers imports where it is installed, and which has notices too
     import torch
     from diffusers import DiffusionPipeline
     from safetensors import SafetensorError
 
     from ..nano import DEFAULT_PIPELINE
-    from ..rewards.model import default_device
+    from ..rewards.model import find_device
 
     source = str(pipeline or DEFAULT_PIPELINE)
-    place = device or default_device().type
+    place = find_device(device)
     # A CPU is slow at half precision.
-    options = {} if place == "cpu" else {"torch_dtype": torch.bfloat16}
+    options = {} if place.type == "cpu" else {"torch_dtype": torch.bfloat16}
     try:
         loaded = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **options)
     except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError, SafetensorError) as error:
         raise ModelError(f"{source}: could not be loaded as a diffusers pipeline ({error})") from error
     loaded.set_progress_bar_config(disable=True)
-    return loaded.to(place, torch.float32) if place == "cpu" else loaded.to(place)
+    return loaded.to(place, torch.float32) if place.type == "cpu" else loaded.to(place)
 
 
 def load_instruction(name: str, file: Path | None) -> Instruction:
@@ -149,16 +166,16 @@ def read_images(paths: Sequence[Path]) -> tuple[list[tuple[Path, Image.Image]], 
     """The pictures that can be read, and for each file that cannot be, why; each of those is named on stderr.
 
     Raises:
-        ImageError: not one of them can be read.
+        ImageError: not one of them can be read; the message names them all.
     """
     from ..rewards.images import load_images
 
     good, bad = load_images(paths)
     errors = {str(path): str(error) for path, error in bad}
+    if not good:
+        raise ImageError(f"no picture was given that can be judged; {'; '.join(errors.values())}")
     for message in errors.values():
         typer.echo(f"error: {message}", err=True)
-    if not good:
-        raise ImageError(f"none of the {len(errors)} pictures given can be judged")
     return good, errors
 
 

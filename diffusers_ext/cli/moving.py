@@ -25,7 +25,7 @@ Frames = Annotated[
 
 
 def score_video(
-    videos: Annotated[list[Path], typer.Argument(help="Videos to judge.", show_default=False)],
+    videos: Annotated[list[Path], typer.Argument(help="Videos: files, or folders of frames.", show_default=False)],
     prompt: options.Prompt,
     first_frame: FirstFrame = None,
     frames: Frames = None,
@@ -38,14 +38,17 @@ def score_video(
     json: options.AsJson = False,
 ) -> None:
     """Judge each video on its own."""
+    from ..rewards.images import load_image
+
     by = load_instruction(instruction, instructions_file)
     good, errors = _read(videos)
+    first = load_image(first_frame) if first_frame else None
     judge = load_video_judge(model, prompt, quantization, device)
     judged = judge.score_video(
         [clip for _, clip in good],
         prompt,
         instruction=by,
-        first_frame=first_frame,
+        first_frame=first,
         frames=frames,
         explain=explain,
         progress=on_terminal() and not json,
@@ -56,7 +59,7 @@ def score_video(
 
 
 def compare_videos(
-    candidate: Annotated[Path, typer.Argument(help="The video to judge.")],
+    candidate: Annotated[Path, typer.Argument(help="The video to judge: a file, or a folder of frames.")],
     reference: Annotated[Path, typer.Argument(help="The video to hold it against.")],
     prompt: options.Prompt,
     first_frame: FirstFrame = None,
@@ -71,17 +74,19 @@ def compare_videos(
     json: options.AsJson = False,
 ) -> None:
     """Is the candidate better than the reference?"""
+    from ..rewards.images import load_image
     from ..rewards.videos import load_video
 
     by = load_instruction(instruction, instructions_file)
     clips = [load_video(path) for path in (candidate, reference)]
+    first = load_image(first_frame) if first_frame else None
     judge = load_video_judge(model, prompt, quantization, device)
     (judgement,) = judge.compare_videos(
         clips[0],
         clips[1],
         prompt,
         instruction=by,
-        first_frame=first_frame,
+        first_frame=first,
         frames=frames,
         debias=debias,
         explain=explain,
@@ -100,7 +105,8 @@ def _read(paths: list[Path]) -> tuple[list[tuple[Path, Clip]], dict[str, str]]:
             good.append((path, load_video(path)))
         except VideoError as error:
             errors[str(path)] = str(error)
-            typer.echo(f"error: {error}", err=True)
     if not good:
-        raise VideoError(f"none of the {len(errors)} videos given can be judged")
+        raise VideoError(f"no video was given that can be judged; {'; '.join(errors.values())}")
+    for message in errors.values():
+        typer.echo(f"error: {message}", err=True)
     return good, errors

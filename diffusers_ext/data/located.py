@@ -46,7 +46,7 @@ class Located:
         """One of the record's media as a reward model takes it.
 
         Returns:
-            The path of a file, the pictures of a folder of frames in the order of their names, or the picture in bytes.
+            The path of a file, the pictures of a folder of frames by their names, or the picture in bytes.
 
         Raises:
             DataError: the bytes are no picture.
@@ -54,11 +54,11 @@ class Located:
         """
         from PIL import Image
 
-        from ..rewards.images import load_image
+        from ..rewards.videos import load_frames
 
         if isinstance(medium, str):
             path = self.folder / medium
-            return [load_image(frame) for frame in sorted(path.iterdir())] if path.is_dir() else path
+            return list(load_frames(path)) if path.is_dir() else path
         try:
             return Image.open(io.BytesIO(medium))
         except (OSError, SyntaxError, ValueError) as error:

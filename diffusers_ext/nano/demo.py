@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from ..hushing import hushed
 from ..ranking import best_of_n
 from . import GENERATOR_OPTIONS
 from .oracle import judge
@@ -91,16 +92,17 @@ def run(
     count = 0
     for prompt in prompts:
         spec = parse_prompt(prompt)
-        result = best_of_n(
-            pipeline,
-            prompt,
-            n,
-            reward_model,
-            instruction="alignment",
-            seed=seed,
-            progress=progress,
-            **GENERATOR_OPTIONS,
-        )
+        with hushed():
+            result = best_of_n(
+                pipeline,
+                prompt,
+                n,
+                reward_model,
+                instruction="alignment",
+                seed=seed,
+                progress=progress,
+                **GENERATOR_OPTIONS,
+            )
         order = result.ranking.order
         right = [judge(image, spec).correct for image in result.images]
         rewards = tuple(result.ranking.judgements[index].reward for index in order)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from PIL import Image
 
+from ..hushing import hushed
 from ..rewards.judgement import Judgement
 from .oracle import judge
 from .preferences import (
@@ -322,7 +323,8 @@ def sample_sheet(
     starts = range(0, len(jobs), batch)
     for start in track(starts, "generating", disable=not progress, console=_stderr()):
         texts, seeds = zip(*jobs[start : start + batch], strict=True)
-        pictures += generate(pipeline, texts, seeds, **options)
+        with hushed():
+            pictures += generate(pipeline, texts, seeds, **options)
     return [pictures[start : start + per_prompt] for start in range(0, len(pictures), per_prompt)]
 
 

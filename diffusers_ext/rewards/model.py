@@ -22,6 +22,7 @@ from transformers import (
     ProcessorMixin,
 )
 
+from ..hushing import hushed
 from . import prompts
 from .arguments import check_batch_size, check_count, example_images, judging, one_each, prompts_for
 from .backbones import backbone_of, backbone_type
@@ -159,7 +160,7 @@ class RewardModel:
             return with_adapter(folder, cls, quantization, device, dtype, quantize_vision, attention)
         source = str(path_or_id)
         _check_source(source, folder)
-        place = default_device() if device in (None, "auto") else _device(device)
+        place = find_device(device)
         precision = dtype or (torch.float32 if place.type == "cpu" else torch.bfloat16)
         options: dict[str, Any] = {"use_safetensors": True}
         if attention is not None:
@@ -194,14 +195,16 @@ class RewardModel:
         """The nano reward model that comes with the package. It knows the nano world only."""
         from ..nano import DEFAULT_REWARD_MODEL
 
-        return cls.from_pretrained(DEFAULT_REWARD_MODEL, device=device)
+        with hushed():
+            return cls.from_pretrained(DEFAULT_REWARD_MODEL, device=device)
 
     @classmethod
     def default_for_videos(cls, device: str | torch.device | None = None) -> RewardModel:
         """The nano reward model of videos that comes with the package. It knows the nano moving world only."""
         from ..nano import DEFAULT_VIDEO_REWARD_MODEL
 
-        return cls.from_pretrained(DEFAULT_VIDEO_REWARD_MODEL, device=device)
+        with hushed():
+            return cls.from_pretrained(DEFAULT_VIDEO_REWARD_MODEL, device=device)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -633,7 +636,14 @@ def _check_source(source: str, folder: Path) -> None:
         )
 
 
-def _device(name: str | torch.device) -> torch.device:
+def find_device(name: str | torch.device | None) -> torch.device:
+    """The device of that name; of None, or of ``"auto"``, where weights that are spread have their first.
+
+    Raises:
+        ModelError: there is none.
+    """
+    if name in (None, "auto"):
+        return default_device()
     try:
         return torch.empty(0, device=name).device
     except (RuntimeError, AssertionError) as error:

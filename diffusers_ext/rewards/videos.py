@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from PIL import Image
 
-from .errors import RewardDanceError
-from .images import as_images
+from .errors import ImageError, RewardDanceError
+from .images import as_images, load_image
 
 if TYPE_CHECKING:
     import torch
@@ -67,18 +68,25 @@ def spread(total: int, count: int) -> tuple[int, ...]:
 
 
 def load_video(source: str | Path) -> Clip:
-    """Read a video file with PyAV.
+    """Read a video: a file, by PyAV, or a folder of frames, which needs nothing but Pillow (and has no rate).
 
     Raises:
         VideoError: missing, unreadable, cut off, without pictures or a single picture; the message names the file.
     """
+    path = Path(source)
+    if path.is_dir():
+        try:
+            return Clip(load_frames(path))
+        except (ImageError, VideoError) as error:
+            raise VideoError(f"{path}: not a folder of frames, which are pictures of one size ({error})") from error
+    if not path.is_file():
+        raise VideoError(f"{path}: there is no such file")
     try:
         import av
     except ImportError as error:
-        raise VideoError(f"{source}: reading video files needs PyAV: pip install 'rewarddance[video]'") from error
-    path = Path(source)
-    if not path.is_file():
-        raise VideoError(f"{path}: there is no such file")
+        raise VideoError(
+            f"{path}: reading video files needs PyAV: pip install 'rewarddance[video]' (folders of frames do without)"
+        ) from error
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
@@ -95,10 +103,25 @@ def load_video(source: str | Path) -> Clip:
     return Clip(frames, rate)
 
 
+def load_frames(folder: Path) -> tuple[Image.Image, ...]:
+    """The pictures in a folder, by their names, in which 10 comes after 9; hidden files are left out.
+
+    Raises:
+        ImageError: one of them is no picture that can be read.
+    """
+
+    def turn(path: Path) -> tuple[str, str]:
+        return re.sub(r"\d+", lambda number: number[0].zfill(20), path.name), path.name
+
+    shown = (path for path in folder.iterdir() if not path.name.startswith("."))
+    return tuple(load_image(path) for path in sorted(shown, key=turn))
+
+
 def as_clips(videos: Any) -> list[Clip]:
     """One video or several: paths, clips, float tensors [F, 3, H, W] / [B, F, 3, H, W] in [0, 1], lists of frames.
 
-    A list of pictures (PIL) is one video; a list of anything else is several.
+    A path is that of a file or of a folder of frames. A list of pictures (PIL) is one video; a list of anything else is
+    several.
 
     Raises:
         VideoError: nothing given, no frames, frames of several sizes, or a file that cannot be read.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..hushing import hushed
 from ..rewards.addresses import connected, is_address
 from ..rewards.errors import ModelError
 from ..rewards.instructions import DEFAULT_INSTRUCTION
@@ -107,11 +109,12 @@ def load_judge(config: JudgeConfig, device: torch.device) -> Judge:
     from ..nano import DEFAULT_REWARD_MODEL
     from ..rewards.model import RewardModel
 
-    model = RewardModel.from_pretrained(
-        config.model or DEFAULT_REWARD_MODEL,
-        quantization=config.quantization,  # type: ignore[arg-type]
-        device=config.device or device,
-    )
+    with nullcontext() if config.model else hushed():
+        model = RewardModel.from_pretrained(
+            config.model or DEFAULT_REWARD_MODEL,
+            quantization=config.quantization,  # type: ignore[arg-type]
+            device=config.device or device,
+        )
     return Judge(config, model)
 
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..hushing import hushed
 from ..rewards.errors import ModelError
 from .config import LoraTraining
 from .errors import LoraTrainingError
@@ -60,7 +60,8 @@ def prepare(config: LoraTraining) -> Setup:
         accelerator.init_trackers("rewarddance")
     prompts = training_prompts(config.prompts, config.prompt_count, config.seed)
     asked = evaluation_prompts(config.evaluation_prompts, config.evaluation_count)
-    generator = _load_generator(config, accelerator.device)
+    with nullcontext() if config.pipeline else hushed():
+        generator = _load_generator(config, accelerator.device)
     if config.algorithm.name in ("grpo", "ddpo") and generator.flows != (config.algorithm.name == "grpo"):
         other = "predicts velocities; take grpo" if generator.flows else "is no flow; take ddpo"
         raise LoraTrainingError(
@@ -68,7 +69,7 @@ def prepare(config: LoraTraining) -> Setup:
             "refl or draft"
         )
     unique = list(dict.fromkeys([*prompts, *asked, *([""] if config.guides else [])]))
-    with _quiet_encoders() if config.pipeline is None else nullcontext():
+    with nullcontext() if config.pipeline else hushed():
         conditions = generator.encode(unique)
     generator.forget_text_encoders()
     lora = add_lora(generator, config.rank, config.alpha, config.targets, config.seed)
@@ -100,19 +101,6 @@ def prepare(config: LoraTraining) -> Setup:
     oracle = second is None and nano_prompts_only(asked)
     exam = Exam(tuple(asked), config.evaluation_size, config.evaluation_steps, second, oracle)
     return Setup(studio, optimizer, lora, prompts, exam)
-
-
-@contextmanager
-def _quiet_encoders() -> Iterator[None]:
-    """The nano pipeline's T5 says nothing, so that it is cut off is no news."""
-    from diffusers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
 
 
 def _load_generator(config: LoraTraining, device: torch.device) -> Generator:

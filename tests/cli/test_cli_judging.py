@@ -158,9 +158,12 @@ def test_explanations_are_part_of_the_result(rewarddance, brief, picture_files):
     assert isinstance(only_json(rewarddance("compare", *picture_files[:2], "-p", PROMPT, *options))["explanation"], str)
 
 
-def refused(outcome, complaint):
+def refused(outcome, complaint, json=False):
     assert outcome.code == 2
-    assert outcome.stdout == ""
+    if json:
+        assert complaint in only_json(outcome)["error"]
+    else:
+        assert outcome.stdout == ""
     assert complaint in outcome.stderr
     assert outcome.stderr.splitlines()[-1].startswith("error: ")
     assert "Traceback" not in outcome.stderr
@@ -168,7 +171,61 @@ def refused(outcome, complaint):
 
 @pytest.mark.parametrize("command", ["score", "compare", "rank"])
 def test_an_empty_prompt_is_refused(rewarddance, model, picture_files, command):
-    refused(rewarddance(command, *picture_files[:2], "-p", " ", "--json", *model), "prompt is empty")
+    refused(rewarddance(command, *picture_files[:2], "-p", " ", "--json", *model), "prompt is empty", json=True)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("score", "{}", "-p", " "), "prompt is empty"),
+        (("score", "{}", "-p", "a fox", "--device", "abacus"), "abacus"),
+        (("score", "{}", "-p", "a fox", "-i", "nonsense"), "nonsense"),
+        (("rank", "{}", "{}", "-p", "a fox", "--method", "knokout"), "knockout"),
+        (("generate", "-p", "a fox", "--out", "out", "--method", "knokout"), "knockout"),
+        (("generate", "-p", "a fox", "--out", "out", "--pipeline", "lost"), "lost"),
+    ],
+)
+def test_where_the_shipped_judge_s_world_ends_is_said_only_of_what_is_judged(
+    rewarddance, picture_files, arguments, complaint, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    outcome = rewarddance(*(argument.format(picture_files[0]) for argument in arguments))
+    refused(outcome, complaint)
+    assert "note:" not in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (("score", "lost.png", "-p", "x"), "lost.png: there is no such file"),
+        (("compare", "lost.png", "lost.png", "-p", "x"), "lost.png: there is no such file"),
+        (("rank", "{}", "-p", "x", "--model", "lost"), "lost: there is no such folder"),
+        (("score-video", "lost.mp4", "-p", "x"), "lost.mp4: there is no such file"),
+        (("compare-videos", "lost.mp4", "lost.mp4", "-p", "x"), "lost.mp4: there is no such file"),
+        (("generate", "-p", "x", "--out", "{}"), "is a file"),
+        (("quantize", "lost", "out"), "lost: there is no such folder"),
+        (("score-dataset", "lost", "out"), "lost: there is no such file or folder"),
+        (("train-reward", "lost.yaml"), "lost.yaml"),
+        (("train-lora", "lost.yaml"), "lost.yaml"),
+        (("evaluate", "--data", "lost.jsonl"), "lost.jsonl"),
+        (("demo", "--model", "lost"), "lost: there is no such folder"),
+        (("data", "check", "lost.jsonl"), "lost.jsonl"),
+        # Calls that mean nothing, whose usage is on stderr:
+        (("score", "{}"), "--prompt"),
+        (("rank", "{}", "-p", "x", "--best", "3"), "--best"),
+        (("serve", "--replicas", "3", "--max-replicas", "1"), "--max-replicas"),
+        (("evaluate", "--section", "nonsense"), "nonsense"),
+    ],
+)
+def test_where_nothing_comes_of_it_the_json_object_says_why(
+    rewarddance, picture_files, arguments, complaint, monkeypatch, tmp_path
+):
+    monkeypatch.chdir(tmp_path)
+    outcome = rewarddance(*(argument.format(picture_files[0]) for argument in arguments), "--json")
+    assert outcome.code == 2
+    told = only_json(outcome)
+    assert set(told) == {"error"} and complaint in told["error"]
+    assert outcome.stderr and "Traceback" not in outcome.stderr
 
 
 @pytest.mark.parametrize("command", ["score", "compare", "rank"])

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.headroom import COLUMNS, COUNT, Painter, row
+from diffusers_ext.nano.oracle import judge
+from diffusers_ext.nano.render import render
+from diffusers_ext.nano.scenes import parse_prompt, sample_scene_for
+from diffusers_ext.training.policy import add_lora
+from diffusers_ext.training.saving import save_lora
+
+PROMPT = "a photo of two circles"
+
+
+def test_a_line_of_the_table_is_what_its_pictures_are():
+    rng = np.random.default_rng(0)
+    right = judge(render(sample_scene_for(rng, parse_prompt(PROMPT))), PROMPT)
+    wrong = judge(np.full((64, 64, 3), 40, dtype=np.uint8), PROMPT)
+    assert (right.correct, len(right.objects), len(wrong.objects)) == (True, 2, 0)
+    # One right picture in the last eight of the first prompt's; the judge likes it best there, but not of all.
+    verdicts = [[wrong] * (COUNT - 1) + [right], [wrong] * COUNT]
+    rewards = np.zeros((2, COUNT))
+    rewards[0, 0], rewards[0, -1] = 2.0, 1.0
+    cells = [cell.strip() for cell in row("counting", verdicts, rewards).strip("|").split("|")]
+    expected = (1 / 64, 1 / 8, 1 / 2, 1 / 8, 0, 30 / 31, 2 / 64)
+    assert cells == ["counting", *(f"{value:.2f}" for value in expected)]
+    assert len(COLUMNS) == len(cells)
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A folder with a LoRA as training writes it, and the painter that it was taken from."""
+    folder = tmp_path_factory.mktemp("lora")
+    painter = Painter.load(1.0, 1, None)
+    generator = painter.policy.generator
+    config = add_lora(generator, 4, 4.0, ("attn.to_v",), seed=0)
+    with torch.no_grad():
+        for name, item in generator.denoiser.named_parameters():
+            if "lora_B" in name:
+                item.fill_(0.5)
+    save_lora(folder, generator.denoiser, "transformer", "StableDiffusion3Pipeline", config, {})
+    return folder, painter
+
+
+def test_a_lora_paints_as_what_it_was_taken_from_does(taught):
+    folder, painter = taught
+    expected = painter.paint(PROMPT)
+    assert (Painter.load(1.0, 1, folder).paint(PROMPT) - expected).abs().max() < 0.01
+    assert (Painter.load(1.0, 1, None).paint(PROMPT) - expected).abs().max() > 0.05
+
+
+@pytest.mark.slow
+def test_nothing_but_the_table_is_printed(taught):
+    options = ("--kinds", "colours, held out", "--steps", "1", "--lora", str(taught[0]))
+    found = subprocess.run(
+        [sys.executable, "-m", "benchmarks.headroom", *options],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert (found.returncode, found.stderr) == (0, "")
+    assert [line.count("|") for line in found.stdout.splitlines()] == [len(COLUMNS) + 1] * 3
+
+
+def test_a_folder_without_a_lora_is_refused(tmp_path, capsys, monkeypatch):
+    from benchmarks.headroom import main
+
+    monkeypatch.setattr(sys, "argv", ["headroom", "--lora", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        main()
+    assert "holds no pytorch_lora_weights.safetensors" in capsys.readouterr().err
