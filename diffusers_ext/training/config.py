@@ -82,6 +82,7 @@ class LoraTraining:
             with combinations held out of all training.
         evaluation_count, evaluation_size: how many prompts, and how many pictures of each.
         evaluation_steps: denoising steps of evaluated pictures.
+        evaluation_guidance: classifier-free guidance of evaluated pictures; 1 for none.
         alarms: when to warn, and whether to stop.
         trackers: of Accelerate, beside `metrics.jsonl`, e.g. ``tensorboard`` or ``wandb``.
     """
@@ -127,6 +128,7 @@ class LoraTraining:
     evaluation_count: int = 32
     evaluation_size: int = 4
     evaluation_steps: int = 20
+    evaluation_guidance: float = 1.0
     alarms: Alarms = field(default_factory=Alarms)
     trackers: tuple[str, ...] = ()
 
@@ -164,16 +166,15 @@ class LoraTraining:
     @property
     def guides(self) -> bool:
         """Whether anything is painted with classifier-free guidance, which takes the empty prompt."""
-        return self.warm_start is not None or (
-            isinstance(self.algorithm, DiffusionNFT) and self.algorithm.guidance != 1
-        )
+        explores = isinstance(self.algorithm, DiffusionNFT) and self.algorithm.guidance != 1
+        return explores or self.warm_start is not None or self.evaluation_guidance != 1
 
 
 UNBOUND: Final = frozenset(
     {
         "out", "iterations", "micro_batch_size", "decode_batch_size", "save_every", "trackers", "alarms",
         "evaluate_every", "evaluation_prompts", "evaluation_count", "evaluation_size", "evaluation_steps",
-        "second_judge", "checkpointing",
+        "evaluation_guidance", "second_judge", "checkpointing",
     }
 )  # fmt: skip
 """What may change from a run to its resumption: all but these has a say in what is learned."""

@@ -28,6 +28,7 @@ class Exam:
         prompts: all of them.
         size: pictures of each.
         steps: denoising steps.
+        guidance: classifier-free guidance; 1 for none.
         second: a judge that is not trained against, or None.
         oracle: whether all prompts are of the nano world, so that the oracle is the second judge if there is no other.
     """
@@ -35,6 +36,7 @@ class Exam:
     prompts: tuple[str, ...]
     size: int
     steps: int
+    guidance: float
     second: Judge | None
     oracle: bool
 
@@ -43,7 +45,7 @@ class Exam:
         """The evaluation, the pictures [prompts, size, 3, H, W] (of videos, a frame from the middle), their rewards."""
         prompts = [prompt for prompt in self.prompts for _ in range(self.size)]
         seeds = [(SEED, number) for number in range(len(prompts))]
-        images = studio.paint(prompts, seeds, steps=self.steps)
+        images = studio.paint(prompts, seeds, steps=self.steps, guidance=self.guidance)
         rewards = torch.cat(
             [
                 studio.rewards(images[start : start + 64], prompts[start : start + 64], iteration)

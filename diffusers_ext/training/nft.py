@@ -29,6 +29,8 @@ class DiffusionNFT:
         beta: how far the implicit policies stand from the old one, in units of what has been learned.
         kl: weight of the squared distance to the base, in velocity space.
         draws: noise levels drawn for every picture.
+        within: the noisiest share of the levels, from which they are drawn; 1 for all, as in the paper. What is in a
+            picture and where is decided while there is much noise, and levels after that say little of why it is good.
         updates: optimizer steps per iteration.
         follow_rate, follow_limit: after iteration i the old policy keeps min(rate * i, limit) of itself.
         limit: advantages, in standard deviations, at which a picture counts as wholly good or bad.
@@ -38,6 +40,7 @@ class DiffusionNFT:
     beta: float = 1.0
     kl: float = 1e-4
     draws: int = 2
+    within: float = 1.0
     updates: int = 1
     follow_rate: float = 0.001
     follow_limit: float = 0.5
@@ -60,6 +63,7 @@ class DiffusionNFT:
         count = len(clean)
         of = torch.arange(count, device=clean.device).repeat(self.draws)
         uniform, noise = situation.draw_levels(self.draws)
+        uniform = 1 - self.within * (1 - uniform)
         return Experience(clean, {"of": of, "clean": clean[of], "noise": noise, "uniform": uniform})
 
     def losses(self, situation: Situation, rows: dict[str, Tensor], advantages: Tensor) -> Tensor:
@@ -79,6 +83,8 @@ class DiffusionNFT:
         return losses
 
     def problems(self) -> Iterator[str]:
+        if not 0 < self.within <= 1:
+            yield f"within: must lie in (0, 1], not {self.within}"
         if not self.beta > 0:
             yield f"beta: must be above zero, not {self.beta}"
         if self.draws < 1 or self.updates < 1:

@@ -45,7 +45,7 @@ def prepare(config: LoraTraining) -> Setup:
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
     out = Path(config.out)
-    (out / "samples").mkdir(exist_ok=True)
+    (out / "samples").mkdir(parents=True, exist_ok=True)
     accelerator = Accelerator(
         mixed_precision="no",  # what is set here is set for the whole life of the process, so each run sees to its own
         log_with=list(config.trackers) or None,
@@ -99,7 +99,9 @@ def prepare(config: LoraTraining) -> Setup:
         generator.schedule(config.sampling_steps).to(accelerator.device),
     )
     oracle = second is None and nano_prompts_only(asked)
-    exam = Exam(tuple(asked), config.evaluation_size, config.evaluation_steps, second, oracle)
+    exam = Exam(
+        tuple(asked), config.evaluation_size, config.evaluation_steps, config.evaluation_guidance, second, oracle
+    )
     return Setup(studio, optimizer, lora, prompts, exam)
 
 

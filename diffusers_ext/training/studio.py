@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from .config import LoraTraining
-from .diffusion import Denoiser, Schedule, denoise, noise_for
+from .diffusion import Denoiser, Schedule, denoise, guided, noise_for
 from .errors import LoraTrainingError
 from .generators import Condition, Generator
 from .jitter import jittered
@@ -114,7 +115,12 @@ class Studio:
 
     @torch.no_grad()
     def paint(
-        self, prompts: Sequence[str], seeds: Sequence[tuple[int, ...]], base: bool = False, steps: int = 0
+        self,
+        prompts: Sequence[str],
+        seeds: Sequence[tuple[int, ...]],
+        base: bool = False,
+        steps: int = 0,
+        guidance: float = 1.0,
     ) -> Tensor:
         """Pictures [B, 3, H, W] in [0, 1] on the CPU, by the policy or the base, in `steps` or as in training."""
         schedule = self.generator.schedule(steps).to(self.device) if steps else self.schedule
@@ -122,11 +128,11 @@ class Studio:
         for start in range(0, len(prompts), self.config.decode_batch_size):
             end = start + self.config.decode_batch_size
             noise = noise_for(self.generator.shape, seeds[start:end], self.device)
-            if base:
-                with self.policy.acting_as({}):
-                    latents = denoise(self.denoiser(prompts[start:end]), noise, schedule)
-            else:
-                latents = denoise(self.denoiser(prompts[start:end]), noise, schedule)
+            denoiser = self.denoiser(prompts[start:end])
+            if guidance != 1:
+                denoiser = guided(denoiser, self.denoiser([""] * len(noise)), guidance)
+            with self.policy.acting_as({}) if base else nullcontext():
+                latents = denoise(denoiser, noise, schedule)
             parts.append(self.decode(latents).cpu())
         return torch.cat(parts)
 

@@ -90,6 +90,13 @@ def test_nft_learns_from_pictures_of_the_guided_old_policy():
     np.testing.assert_allclose(experience.clean.numpy(), x)
 
 
+def test_nft_draws_its_levels_from_the_noisiest_ones():
+    everywhere, early = (
+        explored(DiffusionNFT(within=within), Toy(), flow_schedule()).rows["uniform"] for within in (1.0, 0.25)
+    )
+    np.testing.assert_allclose(early, 0.75 + 0.25 * everywhere, atol=1e-6)
+
+
 def test_distillation_follows_the_guided_base_and_learns_its_velocities():
     toy, schedule, scale = Toy(), flow_schedule(3), 2.5
     algorithm = GuidanceDistillation(scale=scale)

@@ -22,7 +22,7 @@ from diffusers_ext.rewards.errors import ModelError
 from diffusers_ext.rewards.model import RewardModel
 from diffusers_ext.training import LoraTrainingError, train_lora
 from diffusers_ext.training.ddpo import DDPO
-from diffusers_ext.training.diffusion import denoise
+from diffusers_ext.training.diffusion import denoise, noise_for
 from diffusers_ext.training.distillation import GuidanceDistillation
 from diffusers_ext.training.draft import DRaFT
 from diffusers_ext.training.grpo import FlowGRPO
@@ -158,6 +158,19 @@ def test_the_lora_gives_the_picture_of_right_after_training_in_diffusers_and_by_
         with torch.no_grad():
             parameters[layer.removeprefix("transformer.") + ".weight"] += weights[name] / len(down) * up @ down
     torch.testing.assert_close(picture(merged), expected, atol=1e-5, rtol=0)
+
+
+def test_an_evaluation_with_guidance_paints_what_diffusers_does(config):
+    config = replace(config, evaluation_guidance=3.0)
+    studio = prepare(config).studio
+    prompt, seeds = "a photo of a circle", [(5, 1), (5, 2)]
+    found = studio.paint([prompt] * 2, seeds, steps=3, guidance=3.0)
+    pipeline = DiffusionPipeline.from_pretrained(config.pipeline)
+    noise = noise_for(studio.generator.shape, seeds)
+    options = {"guidance_scale": 3.0, "max_sequence_length": 1, "output_type": "pt"}
+    expected = pipeline([prompt] * 2, latents=noise, num_inference_steps=3, **options).images
+    torch.testing.assert_close(found.clamp(0, 1), expected, atol=1e-5, rtol=0)
+    assert (found - studio.paint([prompt] * 2, seeds, steps=3)).abs().max() > 1e-3
 
 
 def test_what_made_a_lora_is_in_its_header(config):
