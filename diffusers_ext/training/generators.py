@@ -218,7 +218,8 @@ def _call_sd3(by: Generator, denoiser: nn.Module, x: Tensor, timestep: Tensor, c
 
 
 def _encode_sd(pipeline: Any, prompts: list[str], options: dict[str, Any]) -> Condition:
-    return {"words": pipeline.encode_prompt(prompts, pipeline._execution_device, 1, False, **options)[0]}
+    own = {"device": pipeline._execution_device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    return {"words": pipeline.encode_prompt(prompts, **(own | options))[0]}
 
 
 def _call_sd(by: Generator, denoiser: nn.Module, x: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
