@@ -98,7 +98,7 @@ def test_everything_is_dealt_and_all_processes_have_equally_much(processes, coun
 def test_two_processes_that_share_the_denoiser_learn_what_one_does_also_when_stopped(config, tmp_path):
     # Adam's first steps blow up what rounding leaves between two orders of a sum, so they are kept short.
     short = replace(config, iterations=2, learning_rate=1e-4, evaluate_every=1, evaluation_count=3)
-    # References, of which each process lacks others, and batches of which one process paints one twice.
+    # Three references for two processes to make, and batches of pictures of which one is painted twice.
     judges = (replace(config.judges[0], reference="current"),)
     nft = replace(
         short, judges=judges, algorithm=DiffusionNFT(draws=2), micro_batch_size=3, decode_batch_size=2, average=0.5
@@ -110,8 +110,8 @@ def test_two_processes_that_share_the_denoiser_learn_what_one_does_also_when_sto
     train_lora(runs["nft"])
     train_lora(runs["draft"])
     assert launch([runs[name] for name in ("whole", "stopped", "shared")], tmp_path) == 0
-    same(runs["nft"], runs["whole"], atol=2e-5)
-    same(runs["draft"], runs["shared"], atol=2e-5)
+    same(runs["nft"], runs["whole"], atol=1e-6)
+    same(runs["draft"], runs["shared"], atol=1e-6)
     same(runs["whole"], runs["stopped"], atol=0)
     DiffusionPipeline.from_pretrained(config.pipeline).load_lora_weights(tmp_path / "whole")
 
