@@ -52,7 +52,7 @@ class Generator:
     Attributes:
         pipeline: a pipeline of diffusers.
         canvas: what is painted on.
-        encoding: options for the pipeline's `encode_prompt`, e.g. ``max_sequence_length``.
+        encoding: options for the pipeline's `encode_prompt`, e.g. ``max_sequence_length`` or ``device``.
         guidance: of models that take it as an input (FLUX); no prediction is made twice.
     """
 

@@ -114,6 +114,10 @@ def test_two_processes_that_share_the_denoiser_learn_what_one_does_also_when_sto
     same(runs["draft"], runs["shared"], atol=1e-6)
     same(runs["whole"], runs["stopped"], atol=0)
     DiffusionPipeline.from_pretrained(config.pipeline).load_lora_weights(tmp_path / "whole")
+    longer = [replace(runs[name], iterations=3) for name in ("nft", "whole")]
+    for run in longer:
+        train_lora(run)  # one process goes on with what two had saved
+    same(*longer, atol=1e-6)
 
 
 def same(one, other, atol):
