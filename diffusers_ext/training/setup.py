@@ -144,7 +144,7 @@ def _load_generator(config: LoraTraining, device: torch.device, home: torch.devi
                 part.to(device=home if part is denoiser else device, dtype=None if half else torch.float32)
     if device.type == "cpu":
         pipeline.vae.to(memory_format=torch.channels_last)
-    # What a pipeline takes for its device may be that of its denoiser.
+    # Not every release of diffusers sees where a pipeline computes when its denoiser is elsewhere.
     encoding: dict[str, Any] = {"device": device}
     if config.max_sequence_length is not None:
         encoding["max_sequence_length"] = config.max_sequence_length

@@ -71,6 +71,9 @@ def share(accelerator: Accelerator, policy: Policy, optimizer: Any) -> tuple[Any
 
     Returns:
         The denoiser to be called, and the optimizer.
+
+    Raises:
+        LoraTrainingError: an engine that would not leave the LoRA whole.
     """
     denoiser: nn.Module = policy.generator.denoiser
     if shards(accelerator):
@@ -89,6 +92,12 @@ def share(accelerator: Accelerator, policy: Policy, optimizer: Any) -> tuple[Any
             name for name in getattr(denoiser, "_no_split_modules", None) or () if name in kinds
         ]
     network, optimizer = accelerator.prepare(denoiser, optimizer)
+    kept = dict(denoiser.named_parameters())
+    if any(kept[name] is not item for name, item in policy.learned.items()):
+        raise LoraTrainingError(
+            "fsdp_version: these releases of torch and Accelerate would spread the LoRA too; FSDP 2 wants torch 2.7 or "
+            "later, and an Accelerate as new: pip install --upgrade torch accelerate"
+        )
     return network, optimizer
 
 
