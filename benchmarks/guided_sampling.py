@@ -1,6 +1,6 @@
 """How often the picture is right, against what it cost: every method of guided sampling, in the nano world.
 
-    python -m benchmarks.guided_sampling runs/guided  # all of it: a day on two cores; take --device cuda if there is one
+    python -m benchmarks.guided_sampling runs/guided  # a day on two cores; --device cuda if there is one
     python -m benchmarks.guided_sampling runs/guided --budgets 1 8 --per-kind 2 --seeds 0  # a small one
 
 A budget of b is what b plain pictures of 20 steps cost in network evaluations; a gradient that goes back through the

@@ -41,11 +41,20 @@ class Exam:
     oracle: bool
 
     @torch.no_grad()
-    def sit(self, studio: Studio, iteration: int, samples: int, seconds: float) -> tuple[Evaluation, Tensor, Tensor]:
-        """The evaluation, the pictures [prompts, size, 3, H, W] (of videos, a frame from the middle), their rewards."""
+    def sit(
+        self, studio: Studio, iteration: int, samples: int, seconds: float
+    ) -> tuple[Evaluation, Tensor, Tensor] | None:
+        """The evaluation, the pictures [prompts, size, 3, H, W] (of videos, a frame from the middle), their rewards.
+
+        All processes paint; the first looks at the pictures, and the others get None.
+        """
         prompts = [prompt for prompt in self.prompts for _ in range(self.size)]
         seeds = [(SEED, number) for number in range(len(prompts))]
-        images = studio.paint(prompts, seeds, steps=self.steps, guidance=self.guidance)
+        studio.make_references(prompts, iteration)
+        images = studio.paint_together(prompts, seeds, self.steps, self.guidance)
+        distance = _base_distance(studio, prompts, seeds)
+        if not studio.accelerator.is_main_process:
+            return None
         rewards = torch.cat(
             [
                 studio.rewards(images[start : start + 64], prompts[start : start + 64], iteration)
@@ -69,7 +78,7 @@ class Exam:
             group_deviation=group_deviation(rewards.reshape(-1, self.size)),
             pixel_diversity=pixel_diversity(grouped),
             feature_diversity=None if features is None else feature_diversity(features.unflatten(0, grouped.shape[:2])),
-            base_distance=_base_distance(studio, prompts, seeds),
+            base_distance=distance,
             second=None if second is None else float(second.mean()),
             second_deviation=None if second is None else float(second.std(correction=0)),
             held_out=held_out,

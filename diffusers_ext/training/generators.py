@@ -52,7 +52,7 @@ class Generator:
     Attributes:
         pipeline: a pipeline of diffusers.
         canvas: what is painted on.
-        encoding: options for the pipeline's `encode_prompt`, e.g. ``max_sequence_length``.
+        encoding: options for the pipeline's `encode_prompt`, e.g. ``max_sequence_length`` or ``device``.
         guidance: of models that take it as an input (FLUX); no prediction is made twice.
     """
 
@@ -218,7 +218,8 @@ def _call_sd3(by: Generator, denoiser: nn.Module, x: Tensor, timestep: Tensor, c
 
 
 def _encode_sd(pipeline: Any, prompts: list[str], options: dict[str, Any]) -> Condition:
-    return {"words": pipeline.encode_prompt(prompts, pipeline._execution_device, 1, False, **options)[0]}
+    own = {"device": pipeline._execution_device, "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
+    return {"words": pipeline.encode_prompt(prompts, **(own | options))[0]}
 
 
 def _call_sd(by: Generator, denoiser: nn.Module, x: Tensor, timestep: Tensor, condition: Condition) -> Tensor:

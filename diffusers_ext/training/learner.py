@@ -18,6 +18,7 @@ from .distillation import GuidanceDistillation
 from .errors import LoraTrainingError
 from .monitors import group_deviation
 from .setup import Setup
+from .sharing import average_gradients
 
 EXPLORED: Final = 1
 """What the noise that pictures begin as is drawn for; see `noise_for`."""
@@ -38,7 +39,10 @@ class Learner:
     def iterate(self, iteration: int) -> dict[str, float]:
         """One iteration; its figures."""
         config, studio, algorithm = self.config, self.studio, self._algorithm(iteration)
-        prompts, seeds = self._draw(iteration)
+        asked = self._drawn(iteration)
+        if algorithm is config.algorithm:  # a warm start is not judged
+            studio.make_references(asked, iteration)
+        prompts, seeds = self._share(asked, iteration)
         climbed: list[Tensor] = []
         situation = self._situation(prompts, seeds, iteration, climbed)
         with torch.no_grad():
@@ -68,19 +72,22 @@ class Learner:
         warm = self.config.warm_start
         return warm if warm is not None and iteration < warm.iterations else self.config.algorithm
 
-    def _draw(self, iteration: int) -> tuple[list[str], list[tuple[int, ...]]]:
+    def _drawn(self, iteration: int) -> list[str]:
+        """The prompts of all groups."""
+        rng = np.random.default_rng((self.config.seed, iteration, 3))
+        some = len(self.prompts) >= self.config.groups
+        return [self.prompts[index] for index in rng.choice(len(self.prompts), self.config.groups, replace=not some)]
+
+    def _share(self, asked: list[str], iteration: int) -> tuple[list[str], list[tuple[int, ...]]]:
         """This process's prompts, each `group_size` times in a row, and a seed for each picture."""
         config, accelerator = self.config, self.studio.accelerator
-        rng = np.random.default_rng((config.seed, iteration, 3))
-        some = len(self.prompts) >= config.groups
-        chosen = rng.choice(len(self.prompts), config.groups, replace=not some)
         share = config.groups // accelerator.num_processes
         first = accelerator.process_index * share
         prompts: list[str] = []
         seeds: list[tuple[int, ...]] = []
         for group in range(first, first + share):
             for member in range(config.group_size):
-                prompts.append(self.prompts[chosen[group]])
+                prompts.append(asked[group])
                 seeds.append((config.seed, iteration, group * config.group_size + member))
         return prompts, seeds
 
@@ -173,6 +180,7 @@ class Learner:
                 accelerator.backward(loss)
             total += loss.detach()
         learned = list(self.studio.policy.learned.values())
+        average_gradients(accelerator, learned)
         norm = float(accelerator.clip_grad_norm_(learned, config.clip))
         if not math.isfinite(norm):
             raise LoraTrainingError(

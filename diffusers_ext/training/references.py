@@ -33,21 +33,26 @@ class ReferenceStore:
         """Delete what was made in this iteration or later."""
         for file in self._folder.glob("*.png"):
             if not self._base and int(file.stem.split("-")[0]) >= iteration:
-                file.unlink()
+                file.unlink(missing_ok=True)  # all processes do this
 
-    def get(self, prompts: Sequence[str], iteration: int, paint: Paint, choose: Choose) -> list[Image.Image]:
-        """One reference per prompt; those that are missing or stale are made first."""
-        missing = [prompt for prompt in dict.fromkeys(prompts) if self._fresh(prompt, iteration) is None]
-        if missing:
-            repeated = [prompt for prompt in missing for _ in range(self._candidates)]
-            images = paint(repeated, iteration, self._base)
-            values = choose(images, repeated).reshape(len(missing), self._candidates)
-            for index, prompt in enumerate(missing):
-                best = images[index * self._candidates + int(values[index].argmax())]
-                file = self._folder / f"{0 if self._base else iteration:07d}-{_key(prompt)}.png"
-                partial = file.with_suffix(f".{os.getpid()}.partial")
-                as_images(best.clamp(0, 1))[0].save(partial, format="PNG")
-                partial.replace(file)
+    def lacking(self, prompts: Sequence[str], iteration: int) -> list[str]:
+        """Those of the prompts, each once, whose references are missing or stale."""
+        return [prompt for prompt in dict.fromkeys(prompts) if self._fresh(prompt, iteration) is None]
+
+    def make(self, prompts: Sequence[str], iteration: int, paint: Paint, choose: Choose) -> None:
+        """Make references of the prompts."""
+        repeated = [prompt for prompt in prompts for _ in range(self._candidates)]
+        images = paint(repeated, iteration, self._base)
+        values = choose(images, repeated).reshape(len(prompts), self._candidates)
+        for index, prompt in enumerate(prompts):
+            best = images[index * self._candidates + int(values[index].argmax())]
+            file = self._folder / f"{0 if self._base else iteration:07d}-{_key(prompt)}.png"
+            partial = file.with_suffix(f".{os.getpid()}.partial")
+            as_images(best.clamp(0, 1))[0].save(partial, format="PNG")
+            partial.replace(file)
+
+    def get(self, prompts: Sequence[str], iteration: int) -> list[Image.Image]:
+        """One reference per prompt; they have been made."""
         found: dict[str, Image.Image] = {}
         for prompt in dict.fromkeys(prompts):
             kept = self._fresh(prompt, iteration)

@@ -46,7 +46,7 @@ class ReFL:
         stops = first + (situation.draw_uniform(1) * count).long().clamp_max(count - 1)
         denoiser, latents = situation.denoiser(), situation.noise
         stopped = torch.empty_like(latents)
-        for index in range(int(stops.max()) + 1):
+        for index in range(first + count):  # as many in each process, whatever it drew
             stopped = torch.where((stops == index).reshape(-1, *(1 for _ in latents.shape[1:])), latents, stopped)
             latents = denoise(denoiser, latents, situation.schedule, index, index + 1)
         return Experience(None, {"of": torch.arange(len(latents), device=latents.device), "x": stopped, "step": stops})

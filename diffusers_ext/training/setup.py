@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from ..hushing import hushed
 from ..rewards.errors import ModelError
 from .config import LoraTraining
 from .errors import LoraTrainingError
 from .evaluating import Exam, nano_prompts_only
-from .generators import Generator, canvas_for
+from .generators import Generator, calling_of, canvas_for
 from .policy import Policy, add_lora
 from .prompts import evaluation_prompts, training_prompts
 from .rewards import load_judge
+from .sharing import settle, shards, share
 from .studio import Studio
 
 
@@ -50,18 +52,19 @@ def prepare(config: LoraTraining) -> Setup:
         mixed_precision="no",  # what is set here is set for the whole life of the process, so each run sees to its own
         log_with=list(config.trackers) or None,
         project_dir=str(out),
-        # One process evaluates while the others wait, so a forward pass must not wait for them. The last block of some
+        # Much is painted without gradient, and a forward pass need not wait for other processes. The last block of some
         # families has layers whose output is not used.
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)],
     )
-    if config.groups % accelerator.num_processes:
-        raise LoraTrainingError(f"groups: {config.groups} cannot be shared among {accelerator.num_processes} processes")
+    settle(accelerator, config)
     if config.trackers:
         accelerator.init_trackers("rewarddance")
     prompts = training_prompts(config.prompts, config.prompt_count, config.seed)
     asked = evaluation_prompts(config.evaluation_prompts, config.evaluation_count)
     with nullcontext() if config.pipeline else hushed():
-        generator = _load_generator(config, accelerator.device)
+        # What is to be spread over GPUs need not fit on one of them first.
+        home = torch.device("cpu") if shards(accelerator) else accelerator.device
+        generator = _load_generator(config, accelerator.device, home)
     if config.algorithm.name in ("grpo", "ddpo") and generator.flows != (config.algorithm.name == "grpo"):
         other = "predicts velocities; take grpo" if generator.flows else "is no flow; take ddpo"
         raise LoraTrainingError(
@@ -87,7 +90,7 @@ def prepare(config: LoraTraining) -> Setup:
     optimizer = torch.optim.AdamW(
         policy.learned.values(), lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay
     )
-    policy.network, optimizer = accelerator.prepare(generator.denoiser, optimizer)
+    policy.network, optimizer = share(accelerator, policy, optimizer)
     studio = Studio(
         config,
         accelerator,
@@ -105,7 +108,8 @@ def prepare(config: LoraTraining) -> Setup:
     return Setup(studio, optimizer, lora, prompts, exam)
 
 
-def _load_generator(config: LoraTraining, device: torch.device) -> Generator:
+def _load_generator(config: LoraTraining, device: torch.device, home: torch.device) -> Generator:
+    """A generator on a device, its denoiser on one of its own."""
     from diffusers import DiffusionPipeline, PipelineQuantizationConfig
     from safetensors import SafetensorError
 
@@ -133,10 +137,17 @@ def _load_generator(config: LoraTraining, device: torch.device) -> Generator:
     except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError, SafetensorError) as error:
         raise ModelError(f"{source}: could not be loaded as a diffusers pipeline ({error})") from error
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(device) if half else pipeline.to(device, torch.float32)
+    if home == device:
+        pipeline.to(device) if half else pipeline.to(device, torch.float32)
+    else:
+        denoiser = getattr(pipeline, calling_of(pipeline).denoiser)
+        for part in pipeline.components.values():
+            if isinstance(part, nn.Module):
+                part.to(device=home if part is denoiser else device, dtype=None if half else torch.float32)
     if device.type == "cpu":
         pipeline.vae.to(memory_format=torch.channels_last)
-    encoding: dict[str, Any] = {}
+    # Not every release of diffusers sees where a pipeline computes when its denoiser is elsewhere.
+    encoding: dict[str, Any] = {"device": device}
     if config.max_sequence_length is not None:
         encoding["max_sequence_length"] = config.max_sequence_length
     elif config.pipeline is None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
 from .config import LoraTraining
@@ -20,6 +21,7 @@ from .jitter import jittered
 from .policy import Policy
 from .references import ReferenceStore
 from .rewards import Judge
+from .sharing import dealt
 
 REFERENCE_SEED = 11
 
@@ -85,7 +87,7 @@ class Studio:
         return torch.cat([self.decode(part).cpu() for part in latents.split(self.config.decode_batch_size)])
 
     def rewards(self, images: Tensor, prompts: Sequence[str], iteration: int) -> Tensor:
-        """The judges' weighted sum for pictures, float32 [B] on the CPU.
+        """The judges' weighted sum for pictures, float32 [B] on the CPU; references of the prompts have been made.
 
         Raises:
             LoraTrainingError: one is no number; the message names the judge and the prompt.
@@ -113,6 +115,41 @@ class Studio:
             total = total + judge.config.weight * found.to(images.device)
         return total
 
+    def make_references(self, prompts: Sequence[str], iteration: int) -> None:
+        """Make what judges compare with, where it is missing or stale; to be called by all processes, with the same."""
+        for number, store in self.stores.items():
+            # What lies in the folder is what the first process sees there.
+            lacking: list[str] = broadcast_object_list([store.lacking(prompts, iteration)])[0]
+            mine = [lacking[turn[self.accelerator.process_index]] for turn in dealt(self.accelerator, len(lacking))]
+            if mine:
+                store.make(mine, iteration, self._paint_candidates, self.judges[number].reward)
+            self.accelerator.wait_for_everyone()
+
+    def _paint_candidates(self, prompts: list[str], iteration: int, base: bool) -> Tensor:
+        # A prompt's candidates are the same whatever else is painted with them.
+        candidates = self.config.references.candidates
+        seeds = [
+            (self.config.seed, REFERENCE_SEED, iteration, self.places[text], place % candidates)
+            for place, text in enumerate(prompts)
+        ]
+        return self.paint(prompts, seeds, base)
+
+    @torch.no_grad()
+    def paint_together(
+        self, prompts: Sequence[str], seeds: Sequence[tuple[int, ...]], steps: int, guidance: float
+    ) -> Tensor:
+        """What `paint` paints, its batches shared among the processes; all have to call this, and get all of it."""
+        size, accelerator = self.config.decode_batch_size, self.accelerator
+        batches = [slice(start, start + size) for start in range(0, len(prompts), size)]
+        lengths = [len(prompts[batch]) for batch in batches]
+        found: dict[int, Tensor] = {}
+        for turn in dealt(accelerator, len(batches)):
+            mine = batches[turn[accelerator.process_index]]
+            painted = self.paint(prompts[mine], seeds[mine], steps=steps, guidance=guidance).to(self.device)
+            everyone = accelerator.gather(accelerator.pad_across_processes(painted)).cpu().chunk(len(turn))
+            found |= {place: images[: lengths[place]] for place, images in zip(turn, everyone, strict=True)}
+        return torch.cat([found[place] for place in range(len(batches))])
+
     @torch.no_grad()
     def paint(
         self,
@@ -137,20 +174,7 @@ class Studio:
         return torch.cat(parts)
 
     def _references(self, number: int, prompts: Sequence[str], iteration: int) -> Any:
-        if number not in self.stores:
-            return None
-
-        judge, candidates = self.judges[number], self.config.references.candidates
-
-        def paint(asked: list[str], at: int, base: bool) -> Tensor:
-            # A prompt's candidates are the same whatever else is painted with them.
-            seeds = [
-                (self.config.seed, REFERENCE_SEED, at, self.places[text], place % candidates)
-                for place, text in enumerate(asked)
-            ]
-            return self.paint(asked, seeds, base)
-
-        return self.stores[number].get(prompts, iteration, paint, judge.reward)
+        return self.stores[number].get(prompts, iteration) if number in self.stores else None
 
     def _check(self, found: Tensor, judge: Judge, prompts: Sequence[str]) -> None:
         if not torch.isfinite(found).all():

@@ -110,7 +110,7 @@ def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[],
         while True:
             try:
                 if iteration % config.evaluate_every == 0 or iteration == config.iterations:
-                    if journal is not None and not journal.has_evaluation(iteration):
+                    if _any(studio, journal is not None and not journal.has_evaluation(iteration)):
                         with policy.acting_as(learner.average):
                             _evaluate(studio, setup.exam, journal, out, iteration, seconds)
                     studio.accelerator.wait_for_everyone()
@@ -140,9 +140,12 @@ def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[],
     return Result(out, iteration, iteration >= config.iterations, reason)
 
 
-def _evaluate(studio: Studio, exam: Exam, journal: Journal, out: Path, iteration: int, seconds: float) -> None:
-    samples = iteration * studio.config.groups * studio.config.group_size
-    found, images, rewards = exam.sit(studio, iteration, samples, seconds)
+def _evaluate(studio: Studio, exam: Exam, journal: Journal | None, out: Path, iteration: int, seconds: float) -> None:
+    """To be called by all processes; the first has the journal."""
+    seen = exam.sit(studio, iteration, iteration * studio.config.groups * studio.config.group_size, seconds)
+    if seen is None or journal is None:
+        return
+    found, images, rewards = seen
     history = [*journal.evaluations, found]
     alarms = alarms_of(history, studio.config.alarms)
     save_grid(out / "samples" / f"{iteration:06d}.png", images, exam.prompts, rewards)

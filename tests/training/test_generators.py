@@ -49,6 +49,18 @@ def test_pictures_are_the_pipelines_own(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_prompts_are_encoded_on_the_device_that_is_named_wherever_the_denoiser_waits(name):
+    generator, _ = generator_of(name)
+    expected = generator.encode(PROMPTS)
+    generator.encoding["device"] = torch.device("cpu")
+    generator.denoiser.to("meta")
+    found = generator.encode(PROMPTS)
+    assert found.keys() == expected.keys()
+    for part, value in expected.items():
+        assert found[part].equal(value)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_training_levels_agree_with_the_schedule(name):
     """A level drawn for training tells the denoiser the same timestep for the same noise as the sampler does."""
     generator, _ = generator_of(name)

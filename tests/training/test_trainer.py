@@ -85,7 +85,10 @@ def test_a_run_that_is_stopped_ends_in_the_weights_of_one_that_is_not(config, el
 
 
 def test_a_folder_is_trained_in_by_one_process_at_a_time(config):
-    held = "import sys, filelock; filelock.FileLock(sys.argv[1]).acquire(); print('held', flush=True); sys.stdin.read()"
+    held = (
+        "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(); print('held', flush=True); "
+        "sys.stdin.read()"
+    )
     out = Path(config.out)
     out.mkdir()
     command = [sys.executable, "-c", held, str(out / ".lock")]
