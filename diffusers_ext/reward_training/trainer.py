@@ -53,14 +53,6 @@ def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
             differs from the run's that is gone on with, a loss that is not finite, a full disk.
         ModelError: the judge to go on from cannot be loaded.
     """
-    with claimed(Path(config.out), TrainingError):
-        return _train(config, progress)
-
-
-def _train(config: RewardTraining, progress: bool) -> Path:
-    from accelerate import Accelerator
-
-    out = Path(config.out)
     items = read_records(config.data, config.ties > 0)
     held = read_records([config.validation], False)[: config.validation_records] if config.validation else []
     own = load_instructions(config.instructions) if config.instructions else {}
@@ -71,6 +63,16 @@ def _train(config: RewardTraining, progress: bool) -> Path:
         raise TrainingError(
             f"{len(lacking)} records name no first_frame, which their instruction is about; the first are\n{named}"
         )
+    with claimed(Path(config.out), TrainingError):
+        return _train(config, items, held, known, progress)
+
+
+def _train(
+    config: RewardTraining, items: list[Located], held: list[Located], known: dict[str, Instruction], progress: bool
+) -> Path:
+    from accelerate import Accelerator
+
+    out = Path(config.out)
     accelerator = Accelerator(
         mixed_precision="no",  # what is set here is set for the whole life of the process, so each run sees to its own
         log_with=list(config.trackers) or None,
