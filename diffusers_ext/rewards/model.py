@@ -50,7 +50,7 @@ SCALAR_HEAD: Final = "reward_head.safetensors"
 ADAPTER: Final = "adapter_config.json"
 """What a folder holds that has an adapter alone, and not the model it belongs to."""
 _ATTENTIONS: Final = ("sdpa", "eager", "flash_attention_2")
-_HUB_ID: Final = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # and no ./folder
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,12 @@ def test_a_missing_folder_is_named(tmp_path):
         load(tmp_path / "lost")
 
 
+@pytest.mark.parametrize("path", ["./lost", "../lost"])
+def test_a_folder_named_from_here_is_not_taken_for_a_hub_id(path):
+    with pytest.raises(ModelError, match="there is no such folder"):
+        load(path)
+
+
 def test_a_folder_without_a_config_is_refused(tmp_path):
     with pytest.raises(ModelError, match=r"no config\.json"):
         load(tmp_path)
