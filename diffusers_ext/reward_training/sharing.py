@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,6 +13,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.fsdp import FSDPModule
 
+from ..processes import check_fsdp, check_sharing
 from . import zero
 from .config import RewardTraining, TrainingError
 from .state import State
@@ -29,31 +29,15 @@ def settle(accelerator: Accelerator, config: RewardTraining) -> None:
         TrainingError: a batch that cannot be shared out evenly, an engine that is not served, or one that does not go
             with quantized weights.
     """
-    count, launched = accelerator.num_processes, int(os.environ.get("WORLD_SIZE", "1"))
-    if launched > count:
-        raise TrainingError(
-            f"{launched} processes were launched that know nothing of each other, since Accelerate found no GPUs; on "
-            "CPUs take `accelerate launch --cpu --num_processes ...` and no file"
-        )
-    if config.batch_size % count:
-        raise TrainingError(f"batch_size: {config.batch_size} cannot be shared among {count} processes")
+    check_sharing(accelerator, "batch_size", config.batch_size, TrainingError)
     if accelerator.distributed_type == "FSDP":
-        _refuse_with_fsdp(accelerator, config)
+        check_fsdp(accelerator, config.quantization, TrainingError)
     elif accelerator.distributed_type == "DEEPSPEED":
         if accelerator.state.deepspeed_plugin.zero_stage > 2:
             raise TrainingError("zero_stage: 3 is not served; take 2, or fsdp.yaml, which shards weights too")
         if config.quantization is not None:
             raise TrainingError("quantization: DeepSpeed cannot hold quantized weights; take ddp.yaml for QLoRA")
         zero.configure(accelerator, config)
-
-
-def _refuse_with_fsdp(accelerator: Accelerator, config: RewardTraining) -> None:
-    if not accelerator.is_fsdp2:
-        raise TrainingError("fsdp_version: FSDP 1 is not served; set it to 2, as in the fsdp.yaml that is shipped")
-    if accelerator.state.fsdp_plugin.activation_checkpointing:
-        raise TrainingError("fsdp_activation_checkpointing: leave it off; `checkpointing` of the run does the same")
-    if config.quantization is not None:
-        raise TrainingError("quantization: FSDP does not shard quantized weights, so take ddp.yaml for QLoRA")
 
 
 def shards(accelerator: Accelerator) -> bool:

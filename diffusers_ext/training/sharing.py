@@ -8,12 +8,12 @@ by all processes together: whatever they do, all of them have to call it equally
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from ..processes import check_fsdp, check_sharing
 from .config import LoraTraining
 from .errors import LoraTrainingError
 
@@ -30,35 +30,18 @@ def settle(accelerator: Accelerator, config: LoraTraining) -> None:
         LoraTrainingError: groups that cannot be shared out evenly, an engine that is not served, or one that does not
             go with quantized weights.
     """
-    count, launched = accelerator.num_processes, int(os.environ.get("WORLD_SIZE", "1"))
-    if launched > count:
-        raise LoraTrainingError(
-            f"{launched} processes were launched that know nothing of each other, since Accelerate found no GPUs; on "
-            "CPUs take `accelerate launch --cpu --num_processes ...` and no file"
-        )
-    if config.groups % count:
-        raise LoraTrainingError(f"groups: {config.groups} cannot be shared among {count} processes")
+    check_sharing(accelerator, "groups", config.groups, LoraTrainingError)
     if accelerator.distributed_type == "DEEPSPEED":
         raise LoraTrainingError(
             "distributed_type: DeepSpeed is not served, since it spreads what learns, here a small LoRA that has to be "
             "whole to be exchanged for other weights; take ddp.yaml, or fsdp.yaml, which spreads the frozen denoiser"
         )
     if shards(accelerator):
-        _refuse_with_fsdp(accelerator, config)
-
-
-def _refuse_with_fsdp(accelerator: Accelerator, config: LoraTraining) -> None:
-    if not accelerator.is_fsdp2:
-        raise LoraTrainingError("fsdp_version: FSDP 1 is not served; set it to 2, as in the fsdp.yaml that is shipped")
-    plugin = accelerator.state.fsdp_plugin
-    if plugin.activation_checkpointing:
-        raise LoraTrainingError("fsdp_activation_checkpointing: leave it off; `checkpointing` of the run does the same")
-    if plugin.cpu_ram_efficient_loading:
-        raise LoraTrainingError(
-            "fsdp_cpu_ram_efficient_loading: leave it off; judges and LoRAs would be empty in all processes but one"
-        )
-    if config.quantization is not None:
-        raise LoraTrainingError("quantization: FSDP does not shard quantized weights, so take ddp.yaml for QLoRA")
+        check_fsdp(accelerator, config.quantization, LoraTrainingError)
+        if accelerator.state.fsdp_plugin.cpu_ram_efficient_loading:
+            raise LoraTrainingError(
+                "fsdp_cpu_ram_efficient_loading: leave it off; judges and LoRAs would be empty in all processes but one"
+            )
 
 
 def shards(accelerator: Accelerator) -> bool:
