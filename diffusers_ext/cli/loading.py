@@ -138,20 +138,15 @@ def load_pipeline(pipeline: str | None, device: str | None) -> Any:
     """A text-to-image pipeline on the device (a GPU where there is one), its own progress bar off."""
     quiet()
     import torch
-    from diffusers import DiffusionPipeline
-    from safetensors import SafetensorError
 
     from ..nano import DEFAULT_PIPELINE
+    from ..pipelines import open_pipeline
     from ..rewards.model import find_device
 
-    source = str(pipeline or DEFAULT_PIPELINE)
     place = find_device(device)
     # A CPU is slow at half precision.
     options = {} if place.type == "cpu" else {"torch_dtype": torch.bfloat16}
-    try:
-        loaded = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError, SafetensorError) as error:
-        raise ModelError(f"{source}: could not be loaded as a diffusers pipeline ({error})") from error
+    loaded: Any = open_pipeline(pipeline or DEFAULT_PIPELINE, **options)
     loaded.set_progress_bar_config(disable=True)
     return loaded.to(place, torch.float32) if place.type == "cpu" else loaded.to(place)
 

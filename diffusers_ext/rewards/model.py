@@ -49,8 +49,9 @@ SCALAR_HEAD: Final = "reward_head.safetensors"
 """What lies beside the weights of a Bradley-Terry reward model."""
 ADAPTER: Final = "adapter_config.json"
 """What a folder holds that has an adapter alone, and not the model it belongs to."""
+HUB_ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+"""What the id of a model on the hub looks like; ./folder does not."""
 _ATTENTIONS: Final = ("sdpa", "eager", "flash_attention_2")
-_HUB_ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # and no ./folder
 
 
 @dataclass(frozen=True)
@@ -624,7 +625,7 @@ def _firsts(images: ImageInput | Sequence[ImageInput] | None) -> list[Picture | 
 
 def _check_source(source: str, folder: Path) -> None:
     if not folder.exists():
-        if _HUB_ID.fullmatch(source):
+        if HUB_ID.fullmatch(source):
             return
         raise ModelError(f"{source}: there is no such folder, and it is not the id of a model on the hub (owner/name)")
     if not (folder / "config.json").is_file():

@@ -84,6 +84,7 @@ def load_video(source: str | Path) -> Clip:
     try:
         import av
     except ImportError as error:
+        _refuse_still(path)
         raise VideoError(
             f"{path}: reading video files needs PyAV: pip install 'rewarddance[video]' (folders of frames do without)"
         ) from error
@@ -92,7 +93,7 @@ def load_video(source: str | Path) -> Clip:
             if not container.streams.video:
                 raise VideoError(f"{path}: holds no pictures")
             if container.format.name == "image2" or container.format.name.endswith("_pipe"):
-                raise VideoError(f"{path}: is a still picture, not a video; judge it by `score` or `compare`")
+                raise _still(path)
             stream = container.streams.video[0]
             frames = tuple(frame.to_image() for frame in container.decode(stream))
             rate = float(stream.average_rate or stream.guessed_rate or RATE)
@@ -101,6 +102,25 @@ def load_video(source: str | Path) -> Clip:
     if not frames:
         raise VideoError(f"{path}: has no frames")
     return Clip(frames, rate)
+
+
+def _refuse_still(path: Path) -> None:
+    """What is no video in any case should not make anybody install a library.
+
+    Raises:
+        VideoError: it is a still picture.
+    """
+    try:
+        with Image.open(path) as picture:
+            frames = getattr(picture, "n_frames", 1)
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return
+    if frames == 1:
+        raise _still(path)
+
+
+def _still(path: Path) -> VideoError:
+    return VideoError(f"{path}: is a still picture, not a video; judge it by `score` or `compare`")
 
 
 def load_frames(folder: Path) -> tuple[Image.Image, ...]:

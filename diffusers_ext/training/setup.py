@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ..hushing import hushed
-from ..rewards.errors import ModelError
+from ..pipelines import open_pipeline
 from .config import LoraTraining
 from .errors import LoraTrainingError
 from .evaluating import Exam, nano_prompts_only
@@ -110,8 +110,7 @@ def prepare(config: LoraTraining) -> Setup:
 
 def _load_generator(config: LoraTraining, device: torch.device, home: torch.device) -> Generator:
     """A generator on a device, its denoiser on one of its own."""
-    from diffusers import DiffusionPipeline, PipelineQuantizationConfig
-    from safetensors import SafetensorError
+    from diffusers import PipelineQuantizationConfig
 
     from ..nano import DEFAULT_PIPELINE, GENERATOR_OPTIONS
 
@@ -131,11 +130,7 @@ def _load_generator(config: LoraTraining, device: torch.device, home: torch.devi
             quant_kwargs=kwargs,
             components_to_quantize=["transformer", "unet"],
         )
-    source = str(config.pipeline or DEFAULT_PIPELINE)
-    try:
-        pipeline = DiffusionPipeline.from_pretrained(source, use_safetensors=True, **options)
-    except (OSError, ValueError, KeyError, AttributeError, ImportError, TypeError, SafetensorError) as error:
-        raise ModelError(f"{source}: could not be loaded as a diffusers pipeline ({error})") from error
+    pipeline: Any = open_pipeline(config.pipeline or DEFAULT_PIPELINE, **options)
     pipeline.set_progress_bar_config(disable=True)
     if home == device:
         pipeline.to(device) if half else pipeline.to(device, torch.float32)

@@ -66,7 +66,8 @@ def test_an_earlier_ranking_is_left_alone(rewarddance, models, tmp_path):
     [
         (("--method", "knokout"), "Did you mean 'knockout'"),
         (("-i", "overal"), "Did you mean 'overall'"),
-        (("--pipeline", "{folder}/lost"), "could not be loaded as a diffusers pipeline"),
+        (("--pipeline", "{folder}/lost"), "there is no such folder"),
+        (("--pipeline", "{folder}"), "holds no model_index.json"),
         (("--pipeline", "{folder}/unknown"), "could not be loaded as a diffusers pipeline"),
         (("--out", "{folder}/taken"), "taken"),
         (("-p", ""), "prompt is empty"),

@@ -62,3 +62,6 @@ def test_without_pyav_only_files_that_are_there_need_it(tmp_path, no_av):
     (tmp_path / "clip.mp4").write_bytes(b"\0\0\0\x18ftypmp42")
     with pytest.raises(VideoError, match=r"clip\.mp4: .*needs PyAV.*rewarddance\[video\]"):
         load_video(tmp_path / "clip.mp4")
+    Image.new("RGB", (5, 5)).save(tmp_path / "still.png")
+    with pytest.raises(VideoError, match=r"still\.png: is a still picture"):
+        load_video(tmp_path / "still.png")
