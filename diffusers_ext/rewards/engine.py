@@ -6,7 +6,7 @@ before children; a parent's keys and values are kept while there are children to
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -39,12 +39,14 @@ class Laid:
         positions: int64 [axes, batch, length].
         mask: int64 [batch, length], 0 for padding.
         shown: for every row its pictures, each with its first place.
+        lengths: for every row how much of it is no padding.
         nexts: for every row the position that comes next.
     """
 
     embeddings: Tensor
     positions: Tensor
     mask: Tensor
+    lengths: list[int]
     shown: list[list[tuple[int, Sight]]]
     nexts: list[int]
 
@@ -83,7 +85,8 @@ def lay_out(backbone: Backbone, rows: Sequence[Row], starts: Sequence[int]) -> L
     mask = pad_sequence([torch.ones(len(item), dtype=torch.long) for item in embedded], batch_first=True)
     places = pad_sequence([item.T for item in placed], batch_first=True).permute(2, 0, 1)
     embeddings = pad_sequence(embedded, batch_first=True)
-    return Laid(embeddings, places.to(device), mask.to(device), shown, nexts)
+    lengths = [len(item) for item in embedded]
+    return Laid(embeddings, places.to(device), mask.to(device), lengths, shown, nexts)
 
 
 def look(backbone: Backbone, pictures: Sequence[Picture]) -> dict[Picture, Sight]:
@@ -190,11 +193,15 @@ class _Run:
         if cache is None and (keep or any(node.children for node in nodes)):
             cache = DynamicCache()
         mask = torch.cat([before.to(laid.mask.device), laid.mask], dim=1)
-        hidden = self._backbone.read(laid.embeddings, laid.positions, mask, cache, laid.shown)
-        for index, node in enumerate(nodes):
+        # To find out that a mask masks nothing, transformers would wait for the device.
+        padded = len(set(laid.lengths)) > 1 or len({len(parent) if parent else 0 for parent in parents}) > 1
+        shown = mask if padded else None
+        hidden = self._backbone.read(laid.embeddings, laid.positions, shown, cache, laid.shown)
+        for index, (node, parent) in enumerate(zip(nodes, parents, strict=True)):
             if node.children:
                 assert cache is not None
-                self._memories[node] = _kept(cache, index, mask[index].bool(), laid.nexts[index])
+                own = slice(before.shape[1], before.shape[1] + laid.lengths[index])
+                self._memories[node] = _kept(cache, index, slice(len(parent) if parent else 0), own, laid.nexts[index])
             self._unread.subtract(piece.picture for piece in node.pieces if piece.picture)
         self._sights = {picture: sight for picture, sight in self._sights.items() if self._unread[picture] > 0}
         return Reading(last(hidden, laid.mask), cache, mask, laid.nexts)
@@ -221,11 +228,18 @@ def _gathered(parents: Sequence[_Memory | None]) -> tuple[DynamicCache | None, T
     if not longest:
         return None, mask
     some = next(parent for parent in parents if parent)
+    # Relatives are neighbours, so that most rows have the same parent, and few are copied.
+    distinct = list({id(parent): parent for parent in parents}.values())
+    numbers = {id(parent): number for number, parent in enumerate(distinct)}
+    of = torch.tensor([numbers[id(parent)] for parent in parents], device=some.layers[0][0].device)
 
     def stacked(layer: int, part: int) -> Tensor:
-        empty = some.layers[layer][part][:, :0]
-        rows = [parent.layers[layer][part] if parent else empty for parent in parents]
-        return torch.stack([F.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
+        first = some.layers[layer][part]
+        if len(distinct) == 1:
+            return first.expand(len(parents), -1, -1, -1)
+        rows = [parent.layers[layer][part] if parent else first[:, :0] for parent in distinct]
+        padded = torch.stack([F.pad(row, (0, 0, 0, longest - row.shape[1])) for row in rows])
+        return padded[of.to(padded.device)]
 
     cache = DynamicCache()
     for layer in range(len(some.layers)):
@@ -233,11 +247,13 @@ def _gathered(parents: Sequence[_Memory | None]) -> tuple[DynamicCache | None, T
     return cache, mask
 
 
-def _kept(cache: DynamicCache, row: int, seen: Tensor, following: int) -> _Memory:
-    layers = [
-        (keys[row][:, seen.to(keys.device)], values[row][:, seen.to(values.device)]) for keys, values, *_ in cache
-    ]
-    return _Memory(layers, following)
+def _kept(cache: DynamicCache, row: int, before: slice, own: slice, following: int) -> _Memory:
+    """What a row of the cache holds in two stretches, without the padding between and after them."""
+
+    def cut(stored: Tensor) -> Tensor:
+        return torch.cat([stored[row, :, before], stored[row, :, own]], dim=1)
+
+    return _Memory([(cut(keys), cut(values)) for keys, values, *_ in cache], following)
 
 
 class Engine:
@@ -267,9 +283,7 @@ class Engine:
         Yields:
             After every batch its answers, each with the index of the question.
         """
-        return self._batches(
-            questions, batch_size, lambda run, nodes: log_odds(self.backbone, run.read(nodes).hidden).tolist()
-        )
+        return self._batches(questions, batch_size, lambda run, nodes: log_odds(self.backbone, run.read(nodes).hidden))
 
     def thoughts(
         self,
@@ -297,29 +311,52 @@ class Engine:
         return self._batches(questions, batch_size, answer)
 
     def _batches(
-        self, questions: Sequence[Question], size: int | None, answer: Callable[[_Run, Sequence[Node]], list[Any]]
+        self,
+        questions: Sequence[Question],
+        size: int | None,
+        answer: Callable[[_Run, Sequence[Node]], Tensor | list[str]],
     ) -> Iterator[list[tuple[int, Any]]]:
         nodes = tree(questions)
         run = _Run(self.backbone, nodes, self._known)
         left = [node for node in nodes if node.ends]
         size = size or comfortable(self.backbone, questions)
-        while left:
-            batch = left[:size]
-            try:
-                with torch.inference_mode():
-                    run.prepare(batch)
-                    found = answer(run, batch)
-            except torch.OutOfMemoryError as error:
-                if len(batch) == 1:
-                    raise ModelError(
-                        "one question alone does not fit into the memory of the device; use a smaller or quantized "
-                        f"model, or smaller pictures ({error})"
-                    ) from error
-                size = len(batch) // 2
-                continue
-            left = left[len(batch) :]
-            run.forget(batch)
-            yield [(index, value) for node, value in zip(batch, found, strict=True) for index in node.ends]
+        late = batches_behind(self.backbone.model.device)
+        computing: deque[tuple[Sequence[Node], Tensor | list[str]]] = deque()
+        try:
+            while left:
+                batch = left[:size]
+                try:
+                    with torch.inference_mode():
+                        run.prepare(batch)
+                        computing.append((batch, answer(run, batch)))
+                except torch.OutOfMemoryError as error:
+                    if len(batch) == 1:
+                        raise ModelError(
+                            "one question alone does not fit into the memory of the device; use a smaller or quantized "
+                            f"model, or smaller pictures ({error})"
+                        ) from error
+                    size = len(batch) // 2
+                    continue
+                left = left[len(batch) :]
+                run.forget(batch)
+                while len(computing) > late:
+                    yield _told(*computing.popleft())
+        except Exception:
+            while computing:  # what was judged before is not lost
+                yield _told(*computing.popleft())
+            raise
+        while computing:
+            yield _told(*computing.popleft())
+
+
+def batches_behind(device: torch.device) -> int:
+    """How many batches later answers are read: a GPU computes one batch while the next one is laid out."""
+    return 0 if device.type == "cpu" else 1
+
+
+def _told(nodes: Sequence[Node], found: Tensor | list[str]) -> list[tuple[int, Any]]:
+    values = found.tolist() if isinstance(found, Tensor) else found
+    return [(index, value) for node, value in zip(nodes, values, strict=True) for index in node.ends]
 
 
 Choose: TypeAlias = Callable[[Tensor], Tensor]

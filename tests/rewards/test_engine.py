@@ -86,3 +86,24 @@ def test_the_same_question_twice_is_answered_once(untrained_judge, pictures, mon
     found = values(untrained_judge.score([pictures[0], pictures[1], pictures[0].copy()], PROMPT))
     assert found[0] == found[2] != found[1]
     assert sum(rows) == 3  # what they share, and two pictures
+
+
+def test_answers_that_are_read_a_batch_later_are_the_same_and_none_is_lost(untrained_judge, pictures, monkeypatch):
+    asked = [untrained_judge.question(picture, PROMPT) for picture in pictures]
+    engine = untrained_judge._engine
+    at_once = list(engine.log_odds(asked, 2))
+    monkeypatch.setattr("diffusers_ext.rewards.engine.batches_behind", lambda device: 1)
+    assert list(engine.log_odds(asked, 2)) == at_once
+    read, calls = untrained_judge.backbone.read, []
+
+    def failing(*arguments):
+        calls.append(None)
+        if len(calls) == 3:  # what all share was read by the first
+            raise RuntimeError("the device is gone")
+        return read(*arguments)
+
+    monkeypatch.setattr(untrained_judge.backbone, "read", failing)
+    found = engine.log_odds(asked, 2)
+    assert next(found) == at_once[0]
+    with pytest.raises(RuntimeError, match="gone"):
+        next(found)

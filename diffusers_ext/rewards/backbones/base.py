@@ -10,9 +10,12 @@ from __future__ import annotations
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -131,19 +134,42 @@ class Backbone(ABC):
     # The pictures
 
     def pixels(self, images: Sequence[Image.Image]) -> Pixels:
-        """What the model's own processor makes of pictures."""
-        text = [self.processor.image_token] * len(images)
-        inputs = self.processor(images=list(images), text=text, padding=True, return_tensors="pt")
-        counts = (inputs["input_ids"] == self.model.config.image_token_id).sum(1)
-        return self.described(inputs, [int(count) for count in counts])
+        """What the model's own processor makes of pictures: the same numbers, but only Pillow's part on the CPU.
 
-    @abstractmethod
-    def described(self, inputs: Any, counts: list[int]) -> Pixels:
-        """Split the processor's output, given how many tokens each picture takes."""
+        Scaling and cutting are most of a processor's work, and a GPU does them in no time.
+        """
+        resample = Image.Resampling(int(self.processor.image_processor.resample))
+        alike: dict[tuple[int, int], list[int]] = {}
+        for place, image in enumerate(images):
+            alike.setdefault(image.size, []).append(place)
+        places: list[int] = []
+        parts: list[Pixels] = []
+        with ThreadPoolExecutor() as threads:
+            for (width, height), members in alike.items():
+                chosen = [images[place] for place in members]
+                shown = [
+                    torch.stack(
+                        list(threads.map(partial(_as_bytes, height=high, width=wide, resample=resample), chosen))
+                    )
+                    for high, wide in self.sizes(height, width)
+                ]
+                moved = (item.to(self.model.device).permute(0, 3, 1, 2).float() / 255 for item in shown)
+                places += members
+                parts.append(self.cut(list(moved)))
+        return _in_order(parts, places)
 
-    @abstractmethod
     def pixels_of(self, images: Tensor) -> Pixels:
         """The same for pictures as a float tensor [B, 3, H, W] in [0, 1], differentiable."""
+        resample = self.processor.image_processor.resample
+        return self.cut([resized(images, high, wide, resample) for high, wide in self.sizes(*images.shape[-2:])])
+
+    @abstractmethod
+    def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        """The heights and widths, in pixels, in which a picture of one is shown."""
+
+    @abstractmethod
+    def cut(self, shown: Sequence[Tensor]) -> Pixels:
+        """Pictures in each of these sizes, float [B, 3, H, W] in [0, 1], as the vision tower takes them."""
 
     def moving(self, frames: Tensor, interval: float) -> Pixels:
         """The same for parts of videos, float [B, F, 3, H, W] in [0, 1], the F frames of each in one place."""
@@ -174,7 +200,7 @@ class Backbone(ABC):
         self,
         embeddings: Tensor,
         positions: Tensor,
-        mask: Tensor,
+        mask: Tensor | None,
         cache: Cache | None,
         shown: Sequence[Sequence[tuple[int, Sight]]],
     ) -> Tensor:
@@ -183,7 +209,7 @@ class Backbone(ABC):
         Args:
             embeddings: float [batch, length, width].
             positions: int64 [axes, batch, length].
-            mask: int64 [batch, cached + length], 0 for padding.
+            mask: int64 [batch, cached + length], 0 for padding; None where there is none.
             cache: keys and values of what comes before, which the run adds to; None to keep none.
             shown: for every row its pictures, each with its first place in the row.
 
@@ -203,6 +229,28 @@ class Backbone(ABC):
     def beside(self, embeddings: Tensor, shown: Sequence[Sequence[tuple[int, Sight]]]) -> dict[str, Any]:
         """What else the language model is to be given."""
         return {}
+
+
+def _as_bytes(image: Image.Image, height: int, width: int, resample: Image.Resampling) -> Tensor:
+    """A picture in a size, uint8 [H, W, 3]."""
+    return torch.from_numpy(
+        np.array(image if image.size == (width, height) else image.resize((width, height), resample))
+    )
+
+
+def _in_order(parts: Sequence[Pixels], places: Sequence[int]) -> Pixels:
+    """Several lots of pictures as one; `places` are those of the first lot's pictures, then of the next one's."""
+    if list(places) == list(range(len(places))) and len(parts) == 1:
+        return parts[0]
+    order = np.argsort(places).tolist()
+    values = [item for part in parts for item in part.values.split(part.rows)]
+    rows = [count for part in parts for count in part.rows]
+    grids = [part.grid for part in parts if part.grid is not None]
+    return Pixels(
+        torch.cat([values[index] for index in order]),
+        tuple(rows[index] for index in order),
+        torch.cat(grids)[order] if grids else None,
+    )
 
 
 def resized(images: Tensor, height: int, width: int, resample: int) -> Tensor:

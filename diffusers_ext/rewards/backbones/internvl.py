@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -19,28 +20,25 @@ class InternVL(Backbone):
     def clip(self, frames: int, rate: float) -> tuple[list[prompts.Part], list[slice]]:
         return prompts.numbered_frames(frames), [slice(index, index + 1) for index in range(frames)]
 
-    def described(self, inputs: Any, counts: list[int]) -> Pixels:
-        return Pixels(inputs["pixel_values"], tuple(count // self.processor.image_seq_length for count in counts))
-
-    def pixels_of(self, images: Tensor) -> Pixels:
+    def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
         # The layout of the tiles is transformers' own.
         from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import get_optimal_tiled_canvas
 
         own = self.processor.image_processor
         options = {"crop_to_patches": own.crop_to_patches, **self.processor.images_kwargs}
-        size, height, width = own.size, *images.shape[-2:]
-        columns = rows = 1
-        if options["crop_to_patches"] and own.max_patches > 1:
-            columns, rows = get_optimal_tiled_canvas(
-                (height, width), (size["height"], size["width"]), own.min_patches, own.max_patches
-            )
-        whole = resized(images, size["height"], size["width"], own.resample)
-        tiles = whole[:, None]
-        if columns * rows > 1:
-            canvas = resized(images, rows * size["height"], columns * size["width"], own.resample)
-            cut = canvas.unflatten(2, (rows, size["height"])).unflatten(4, (columns, size["width"]))
-            tiles = torch.cat([cut.permute(0, 2, 4, 1, 3, 5).flatten(1, 2), tiles], dim=1)
-        return Pixels(normalized(tiles.flatten(0, 1), own), (tiles.shape[1],) * len(images))
+        tile = own.size["height"], own.size["width"]
+        if not options["crop_to_patches"] or own.max_patches == 1:
+            return [tile]
+        columns, rows = get_optimal_tiled_canvas((height, width), tile, own.min_patches, own.max_patches)
+        return [tile] if columns * rows == 1 else [(rows * tile[0], columns * tile[1]), tile]
+
+    def cut(self, shown: Sequence[Tensor]) -> Pixels:
+        *canvases, whole = shown
+        height, width = whole.shape[-2:]
+        tiles = [item.unflatten(2, (-1, height)).unflatten(4, (-1, width)) for item in canvases]
+        cut = [item.permute(0, 2, 4, 1, 3, 5).flatten(1, 2) for item in tiles]
+        every = torch.cat([*cut, whole[:, None]], dim=1)
+        return Pixels(normalized(every.flatten(0, 1), self.processor.image_processor), (every.shape[1],) * len(whole))
 
     def moving(self, frames: Tensor, interval: float) -> Pixels:
         own = self.processor.image_processor

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -16,32 +17,38 @@ LARGEST_FRAME: Final = 768
 
 
 class Qwen25VL(Backbone):
-    def described(self, inputs: Any, counts: list[int]) -> Pixels:
-        grid = inputs["image_grid_thw"]
-        return Pixels(inputs["pixel_values"], tuple(grid.prod(-1).tolist()), grid)
-
     def clip(self, frames: int, rate: float) -> tuple[list[prompts.Part], list[slice]]:
         return [prompts.IMAGE], [slice(0, frames)]
 
-    def pixels_of(self, images: Tensor) -> Pixels:
-        return self._patches(images[:, None], self.processor.image_processor.size["longest_edge"])
+    def sizes(self, height: int, width: int) -> list[tuple[int, int]]:
+        return [self._rounded(height, width, self.processor.image_processor.size["longest_edge"])]
+
+    def cut(self, shown: Sequence[Tensor]) -> Pixels:
+        (images,) = shown
+        return self._patches(images[:, None])
 
     def moving(self, frames: Tensor, interval: float) -> Pixels:
         own = self.processor.image_processor
         limit = LARGEST_FRAME * (own.patch_size * own.merge_size) ** 2
-        pixels = self._patches(frames, min(limit, own.size["longest_edge"]))
-        return replace(pixels, seconds=interval * own.temporal_patch_size)
+        height, width = frames.shape[-2:]
+        high, wide = self._rounded(height, width, min(limit, own.size["longest_edge"]))
+        shown = resized(frames.flatten(0, 1), high, wide, own.resample).unflatten(0, frames.shape[:2])
+        return replace(self._patches(shown), seconds=interval * own.temporal_patch_size)
 
-    def _patches(self, frames: Tensor, limit: int) -> Pixels:
-        """Cut [B, F, 3, H, W] into patches that span `temporal_patch_size` frames; a last frame too few is repeated."""
-        # How a size is rounded is transformers' own.
+    def _rounded(self, height: int, width: int, limit: int) -> tuple[int, int]:
+        """A size in whole tokens, of at most `limit` pixels."""
+        # How it is rounded is transformers' own.
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
         own = self.processor.image_processor
+        return smart_resize(height, width, own.patch_size * own.merge_size, own.size["shortest_edge"], limit)
+
+    def _patches(self, frames: Tensor) -> Pixels:
+        """Cut [B, F, 3, H, W] into patches that span `temporal_patch_size` frames; a last frame too few is repeated."""
+        own = self.processor.image_processor
         patch, merge, span = own.patch_size, own.merge_size, own.temporal_patch_size
-        batch, count = frames.shape[:2]
-        height, width = smart_resize(*frames.shape[-2:], patch * merge, own.size["shortest_edge"], limit)
-        shown = normalized(resized(frames.flatten(0, 1), height, width, own.resample), own).unflatten(0, (batch, count))
+        batch, count, _, height, width = frames.shape
+        shown = normalized(frames.flatten(0, 1), own).unflatten(0, (batch, count))
         if extra := -count % span:
             shown = torch.cat([shown, shown[:, -1:].expand(-1, extra, -1, -1, -1)], dim=1)
         rows, columns = height // patch, width // patch

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from diffusers_ext.rewards import prompts
 from diffusers_ext.rewards.backbones import BACKBONES, backbone_type
@@ -63,6 +64,19 @@ def test_compare_is_too_in_both_orders_and_with_pictures_of_other_sizes(judge, s
     assert values(judge.compare(others, first, PROMPT)) == pytest.approx(half, abs=1e-4)
 
 
+def test_pixels_are_those_of_the_processor_whatever_sizes_come_together(judge):
+    rng = np.random.default_rng(3)
+    sizes = [(56, 56), (120, 60), (33, 47), (56, 56), (200, 90), (120, 60)]
+    pictures = [Image.fromarray(rng.integers(0, 256, (high, wide, 3), dtype=np.uint8)) for wide, high in sizes]
+    inputs = judge.processor(images=pictures, text=[judge.processor.image_token] * 6, padding=True, return_tensors="pt")
+    found = judge.backbone.pixels(pictures)
+    assert torch.equal(found.values, inputs["pixel_values"])
+    tokens = (inputs["input_ids"] == judge.model.config.image_token_id).sum(1).tolist()
+    assert [len(sight) for sight in judge.backbone.look(found)] == tokens
+    if found.grid is not None:
+        assert torch.equal(found.grid, inputs["image_grid_thw"])
+
+
 def test_examples_come_first(judge, sized_pictures, tmp_path):
     for index, picture in enumerate(sized_pictures[:3]):
         picture.save(tmp_path / f"{index}.png")
@@ -105,7 +119,8 @@ def test_what_is_shared_is_read_once(judge, sized_pictures, monkeypatch):
     run = judge.backbone.read
 
     def counted(embeddings, positions, mask, cache, shown):
-        read.append(int(mask[:, -embeddings.shape[1] :].sum()))
+        own = torch.ones(embeddings.shape[:2]) if mask is None else mask[:, -embeddings.shape[1] :]
+        read.append(int(own.sum()))
         return run(embeddings, positions, mask, cache, shown)
 
     monkeypatch.setattr(judge.backbone, "read", counted)

@@ -29,14 +29,14 @@ def doubled(judge):
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_tensor_path_makes_the_pixels_that_the_processor_makes(judge, size):
+def test_the_tensor_path_makes_the_pixels_that_pillow_makes(judge, size):
     picture = smooth(*size)
-    by_processor, by_torch = judge.backbone.pixels([picture]), judge.backbone.pixels_of(tensor_of(picture))
-    assert by_processor.rows == by_torch.rows
-    assert by_processor.values.shape == by_torch.values.shape
-    assert (by_processor.grid is None) or torch.equal(by_processor.grid, by_torch.grid)
+    by_pillow, by_torch = judge.backbone.pixels([picture]), judge.backbone.pixels_of(tensor_of(picture))
+    assert by_pillow.rows == by_torch.rows
+    assert by_pillow.values.shape == by_torch.values.shape
+    assert (by_pillow.grid is None) or torch.equal(by_pillow.grid, by_torch.grid)
     # Pillow rounds to 8 bits after each of its two passes; deviations are about 0.27.
-    gap = (by_processor.values - by_torch.values).abs() * 0.27 * 255
+    gap = (by_pillow.values - by_torch.values).abs() * 0.27 * 255
     assert gap.max() < 2.0
     assert gap.mean() < 0.5
 
