@@ -62,6 +62,12 @@ def drafts(budget: int) -> Method | None:
     return Drafts(STEPS * (budget - keep) // FEW, FEW, keep) if budget > keep else None
 
 
+def until_sure(budget: int) -> Method | None:
+    """What it costs is known afterwards; the most drafts are chosen so that it is about the budget on average."""
+    most = {4: 16, 8: 56, 16: 160}.get(budget)
+    return Drafts(most, FEW, keep=2, enough=0.95, lot=8) if most else None
+
+
 def zero_order(budget: int) -> Method | None:
     searched = STEPS * (budget - 1) // FEW
     first = searched // 2
@@ -86,6 +92,7 @@ METHODS: Final[dict[str, Callable[[int], Method | None]]] = {
     f"best-of-N, all in {FEW} steps": lambda budget: RandomSearch(STEPS // FEW * budget),
     "best-of-N, pruned": pruned,
     "drafts": drafts,
+    "drafts until sure": until_sure,
     "zero-order": zero_order,
     "search over paths": paths,
     "beam search": lambda budget: BeamSearch(budget, max(1, budget // 4)) if budget > 1 else None,

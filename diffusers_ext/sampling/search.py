@@ -6,6 +6,7 @@ order.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,17 +67,25 @@ class Drafts:
     same noise. A draft can also be worked out from half-way: it is mixed with its noise up to the level of a step of
     the full way, and painted from there. Painting anew costs more, and gives the judge a second opinion to form.
 
+    What is left over where the first drafts are good enough is better spent on prompts that are hard: with `enough`,
+    drafts are made in lots until the judge is that sure of one.
+
     Attributes:
-        n: how many drafts.
+        n: how many drafts, at most.
         steps: denoising steps of a draft.
         keep: how many are painted in full.
         begin: from where, as a share of the full way's steps; 0 paints anew, and higher values keep more of the draft.
+        enough: the probability of yes, in (0, 1], at which no further lot is drafted; at 1 all are. It means what it
+            says where the judge is calibrated.
+        lot: how many are drafted between one look and the next; None for all at once.
     """
 
     n: int = 24
     steps: int = 5
     keep: int = 2
     begin: float = 0.0
+    enough: float = 1.0
+    lot: int | None = None
 
     def __post_init__(self) -> None:
         check_least("n", self.n, 1)
@@ -84,21 +93,49 @@ class Drafts:
         check_least("keep", self.keep, 1)
         if not 0 <= self.begin < 1:
             raise SamplingError(f"begin is a share of the steps in [0, 1), not {self.begin}")
+        if not 0 < self.enough <= 1:
+            raise SamplingError(f"enough is a probability in (0, 1], not {self.enough}")
+        if self.lot is not None:
+            check_least("lot", self.lot, 1)
+        elif self.enough < 1:
+            raise SamplingError("to end as soon as a draft is good enough, set lot: how many are drafted at a time")
 
     def __call__(self, session: Session) -> Found:
         painter, seeds = session.painter, session.seeds(self.n)
         noise = painter.noise(seeds)
-        drafts = painter.paint(seeds, noise, steps=self.steps)
-        rewards, nodes = session.look(drafts.images, f"{self.steps} steps")
-        kept = best_first(rewards)[: self.keep].tolist()
         step = round(self.begin * steps_of(session))
+        latents: list[Tensor] = []
+        rewards: list[float] = []
+        nodes: list[int | None] = []
+        lot = self.lot or self.n
+        for first in range(0, self.n, lot):
+            place = slice(first, first + lot)
+            drafts = painter.paint(seeds[place], noise[place], steps=self.steps)
+            found, looked = session.look(drafts.images, f"{self.steps} steps")
+            rewards += found.tolist()
+            nodes += looked
+            if step:
+                latents += drafts.rows(range(len(found)))
+            if max(rewards) >= _logit(self.enough):
+                break
+        kept = best_first(np.array(rewards))[: self.keep].tolist()
         start = noise[kept]
         if step:
             levels = painter.levels()
             # The scheduler's own noise may be scaled; e is of unit variance.
-            start = levels.signal[step] * drafts.rows(kept) + levels.noise[step] * start / levels.noise[0]
+            start = levels.signal[step] * _stacked(latents, kept) + levels.noise[step] * start / levels.noise[0]
         images = painter.paint([seeds[place] for place in kept], start, begin=step).images
         return images, session.rank(images, [nodes[place] for place in kept])
+
+
+def _logit(probability: float) -> float:
+    return math.inf if probability == 1 else math.log(probability / (1 - probability))
+
+
+def _stacked(latents: list[Tensor], places: list[int]) -> Tensor:
+    import torch
+
+    return torch.stack([latents[place] for place in places])
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -62,6 +64,7 @@ COSTS = [  # evaluations of the network per sample and step, and judgements, cou
     (RandomSearch(6, keep=2, look=0.5), 6 * 4 + 2 * 4, 6 + 2),
     (Drafts(6, steps=2, keep=2, begin=0.5), 6 * 2 + 2 * 4, 6 + 2),
     (Drafts(6, steps=4, keep=1, begin=0.0), 6 * 4 + 8, 6 + 1),
+    (Drafts(6, steps=2, keep=2, begin=0.5, lot=4), 6 * 2 + 2 * 4, 6 + 2),
     (ZeroOrder(3, neighbours=2, rounds=2), (3 + 2 * 2) * 8, 7 + 1),
     (ZeroOrder(3, neighbours=2, rounds=2, steps=3), (3 + 2 * 2) * 3 + 8, 7 + 1),
     (SearchOverPaths(1, 4, begin=0.5, back=0.25, ahead=0.5, rounds=1), 4 * 4 + 4 * 4 + 2, 4 + 4 + 1),
@@ -89,6 +92,23 @@ def test_what_is_rewarded_grows_and_everything_is_counted(pipeline, method, eval
     again = RewardGuidedPipeline(pipeline, Redness(), method)(PROMPT, **OPTIONS)
     assert (pixels(again.images) == pixels(guided.images)).all()
     assert again.trace == guided.trace
+
+
+def test_drafting_ends_with_the_lot_that_has_one_good_enough(pipeline, redness):
+    """And gives what as many drafts made at once would have given."""
+    drafts = RewardGuidedPipeline(pipeline, redness, Drafts(8, steps=3, keep=8))(PROMPT, **OPTIONS)
+    rewards = [node.reward for node in drafts.trace.nodes if not node.final]
+    for lot in (1, 2, 3):
+        least = sorted(rewards)[-2]  # good enough are the two best
+        first = next(number for number, reward in enumerate(rewards) if reward >= least)
+        made = min(8, (first // lot + 1) * lot)
+        enough = 1 / (1 + math.exp(-(least - 1e-6)))
+        guided = RewardGuidedPipeline(pipeline, redness, Drafts(8, 3, keep=2, enough=enough, lot=lot))(
+            PROMPT, **OPTIONS
+        )
+        expected = RewardGuidedPipeline(pipeline, redness, Drafts(made, 3, keep=2))(PROMPT, **OPTIONS)
+        assert guided.evaluations == expected.evaluations
+        assert guided.ranking.rewards == pytest.approx(expected.ranking.rewards, abs=1e-4)
 
 
 def test_what_is_not_finished_is_the_worst(pipeline, redness):
@@ -236,6 +256,9 @@ def test_a_search_can_be_stopped(pipeline, redness):
         lambda: RandomSearch(0),
         lambda: RandomSearch(4, look=1.0),
         lambda: Drafts(begin=1.0),
+        lambda: Drafts(enough=0.9),
+        lambda: Drafts(enough=0.0, lot=4),
+        lambda: Drafts(lot=0),
         lambda: ZeroOrder(radius=0.0),
         lambda: SearchOverPaths(back=0.3, ahead=0.2),
         lambda: BeamSearch(width=0),
