@@ -64,7 +64,7 @@ def drafts(budget: int) -> Method | None:
 
 def until_sure(budget: int) -> Method | None:
     """What it costs is known afterwards; the most drafts are chosen so that it is about the budget on average."""
-    most = {4: 16, 8: 56, 16: 160}.get(budget)
+    most = {4: 16, 8: 64, 16: 192}.get(budget)
     return Drafts(most, FEW, keep=2, enough=0.95, lot=8) if most else None
 
 
