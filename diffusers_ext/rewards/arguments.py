@@ -26,7 +26,7 @@ def prompts_for(prompt: str | Sequence[str], count: int) -> list[str]:
     if len(found) != count:
         raise PromptTextError(f"got {len(found)} prompts for {count} pictures; give one for all, or one each")
     if not all(text.strip() for text in found):
-        raise PromptTextError("the prompt is empty; say what was to be shown")
+        raise PromptTextError("the prompt is empty; say what is wanted")
     return found
 
 

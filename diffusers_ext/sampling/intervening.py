@@ -88,6 +88,21 @@ def watched(stack: ExitStack, pipeline: Any, callback: Callback) -> dict[str, An
 
 
 @contextmanager
+def barless(pipeline: Any) -> Iterator[None]:
+    """Turn a pipeline's own progress bar off: of a search's many short runs each would leave one."""
+    name = "_progress_bar_config"
+    before = getattr(pipeline, name, None)
+    setattr(pipeline, name, {**(before or {}), "disable": True})
+    try:
+        yield
+    finally:
+        if before is None:
+            delattr(pipeline, name)
+        else:
+            setattr(pipeline, name, before)
+
+
+@contextmanager
 def late(scheduler: Any, begin: int) -> Iterator[None]:
     """Have the scheduler leave out its first steps."""
     if begin == 0:

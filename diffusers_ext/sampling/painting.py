@@ -15,7 +15,18 @@ from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from .decoding import Canvas, decode, family_of, is_known
-from .intervening import Callback, Stop, Watch, free, late, levels_or_error, replaced, watched, watching_denoisers
+from .intervening import (
+    Callback,
+    Stop,
+    Watch,
+    barless,
+    free,
+    late,
+    levels_or_error,
+    replaced,
+    watched,
+    watching_denoisers,
+)
 from .levels import Levels, SamplingError
 
 if TYPE_CHECKING:
@@ -89,7 +100,7 @@ class Painter:
             return latents
 
         for batch in _batches(seeds, self.batch_size):
-            with ExitStack() as stack, suppress(Stop):
+            with ExitStack() as stack, barless(self.pipeline), suppress(Stop):
                 self._prepared(stack, keep)
                 stack.enter_context(watching_denoisers(self.pipeline, stop))
                 self.pipeline(**{**self._call(batch, steps), "output_type": "latent"})
@@ -144,7 +155,7 @@ class Painter:
         run = getattr(type(self.pipeline).__call__, "__wrapped__", None)  # what is inside of @torch.no_grad()
         if run is None:
             raise SamplingError(self._opaque("lets no gradient through its call"))
-        with ExitStack() as stack:
+        with ExitStack() as stack, barless(self.pipeline):
             self._prepared(stack, lambda _: latents)
             stack.enter_context(watching_denoisers(self.pipeline, self._count))
             output = run(self.pipeline, **{**self._call(seeds, steps), "output_type": "latent"})
@@ -185,7 +196,7 @@ class Painter:
         call = self._call(seeds, steps)
         output = None
         seen = hasattr(self.pipeline, "prepare_latents") or end is not None or callback is not None
-        with ExitStack() as stack:
+        with ExitStack() as stack, barless(self.pipeline):
             stack.enter_context(watching_denoisers(self.pipeline, self._count))
             if seen:
                 self._prepared(stack, way.begin)

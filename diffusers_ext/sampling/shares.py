@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from .levels import SamplingError
 from .session import Session
 
@@ -25,6 +27,8 @@ def check_share(name: str, value: float) -> None:
 
 
 def check_least(name: str, value: int, least: int) -> None:
-    """Refuse a number that is too small."""
+    """Refuse a number that is too small, or not whole."""
+    if not isinstance(value, Integral):
+        raise SamplingError(f"{name} must be a whole number, not {value!r}")
     if value < least:
         raise SamplingError(f"{name} must be at least {least}, not {value}")

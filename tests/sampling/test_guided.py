@@ -259,6 +259,7 @@ def test_a_search_can_be_stopped(pipeline, redness):
         lambda: Drafts(enough=0.9),
         lambda: Drafts(enough=0.0, lot=4),
         lambda: Drafts(lot=0),
+        lambda: Drafts(lot=2.5),
         lambda: ZeroOrder(radius=0.0),
         lambda: SearchOverPaths(back=0.3, ahead=0.2),
         lambda: BeamSearch(width=0),
@@ -284,3 +285,17 @@ def test_bad_calls_are_named(pipeline, redness):
         guided(PROMPT, **{**OPTIONS, "num_inference_steps": 2})
     with pytest.raises(SamplingError, match="set by the search"):
         guided(PROMPT, num_images_per_prompt=2)
+
+
+def test_only_the_search_has_a_progress_bar_and_the_pipeline_keeps_its_own_setting(
+    pipeline, redness, capfd, monkeypatch
+):
+    mine = {"disable": False, "desc": "mine"}
+    monkeypatch.setattr(pipeline, "_progress_bar_config", mine, raising=False)
+    RewardGuidedPipeline(pipeline, redness, Drafts(4, steps=3))(PROMPT, **OPTIONS)
+    assert "mine" not in capfd.readouterr().err
+    assert pipeline._progress_bar_config is mine
+    monkeypatch.delattr(pipeline, "_progress_bar_config")
+    RewardGuidedPipeline(pipeline, redness, Drafts(4, steps=3))(PROMPT, **OPTIONS)
+    assert "it/s" not in capfd.readouterr().err
+    assert not hasattr(pipeline, "_progress_bar_config")
