@@ -220,6 +220,7 @@ COLOURS: Final = (
     "#8c564b",
     "#e377c2",
     "#17becf",
+    "#3f3f9f",
 )
 
 
