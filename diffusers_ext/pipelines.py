@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .rewards.errors import ModelError
+from .sources import check_source
 
 if TYPE_CHECKING:
     from diffusers import DiffusionPipeline
@@ -21,15 +22,8 @@ def open_pipeline(path_or_id: str | Path, **options: Any) -> DiffusionPipeline:
     Raises:
         ModelError: there is no such pipeline, or it cannot be loaded.
     """
-    from .rewards.model import HUB_ID
-
-    source, folder = str(path_or_id), Path(path_or_id)
-    if not folder.exists() and not HUB_ID.fullmatch(source):
-        raise ModelError(
-            f"{source}: there is no such folder, and it is not the id of a pipeline on the hub (owner/name)"
-        )
-    if folder.exists() and not (folder / "model_index.json").is_file():
-        raise ModelError(f"{source}: holds no model_index.json, so it is not a diffusers pipeline's folder")
+    source = str(path_or_id)
+    check_source(source, "pipeline", "model_index.json")
     from diffusers import DiffusionPipeline
     from safetensors import SafetensorError
 

@@ -46,12 +46,10 @@ def print_scores(
         found = [{medium: str(path), **item.as_dict()} for path, item in judged]
         print_json({"prompt": prompt, "model": judge, "judgements": found, "errors": errors})
         return
-    explained = [item.explanation for _, item in judged if item.explanation is not None]
-    rows = [
-        (path, f"{item.reward:.3f}", f"{item.log_odds:+.2f}", *([item.explanation or ""] if explained else []))
-        for path, item in judged
-    ]
-    print_table(f"{prompt} ({by})", (medium, "reward", "log-odds", *(["explanation"] if explained else [])), rows)
+    explained = any(item.explanation is not None for _, item in judged)
+    columns = (medium, "reward", "log-odds", *(["explanation"] if explained else []))
+    rows = [(path, f"{item.reward:.3f}", f"{item.log_odds:+.2f}", item.explanation or "") for path, item in judged]
+    print_table(f"{prompt} ({by})", columns, [row[: len(columns)] for row in rows])
 
 
 def print_comparison(
@@ -66,14 +64,10 @@ def print_comparison(
         print_json({"prompt": prompt, "model": judge, **files, "better": str(better), **told})
         return
     verdict = f"{better} is better"
-    row = {
-        "verdict": verdict,
-        "P(candidate is better)": f"{judgement.reward:.3f}",
-        "log-odds": f"{judgement.log_odds:+.2f}",
-    }
-    if judgement.explanation is not None:
-        row["explanation"] = judgement.explanation
-    print_table(f"{prompt} ({by})", tuple(row), [tuple(row.values())])
+    explained = judgement.explanation is not None
+    columns = ("verdict", "P(candidate is better)", "log-odds", *(["explanation"] if explained else []))
+    row = (verdict, f"{judgement.reward:.3f}", f"{judgement.log_odds:+.2f}", judgement.explanation or "")
+    print_table(f"{prompt} ({by})", columns, [row[: len(columns)]])
 
 
 def with_progress(items: Iterable[T], total: int, json: bool) -> Iterator[T]:

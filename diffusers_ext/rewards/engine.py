@@ -193,15 +193,14 @@ class _Run:
         if cache is None and (keep or any(node.children for node in nodes)):
             cache = DynamicCache()
         mask = torch.cat([before.to(laid.mask.device), laid.mask], dim=1)
+        lengths = list(zip(map(_length, parents), laid.lengths, strict=True))
         # To find out that a mask masks nothing, transformers would wait for the device.
-        padded = len(set(laid.lengths)) > 1 or len({len(parent) if parent else 0 for parent in parents}) > 1
-        shown = mask if padded else None
-        hidden = self._backbone.read(laid.embeddings, laid.positions, shown, cache, laid.shown)
-        for index, (node, parent) in enumerate(zip(nodes, parents, strict=True)):
+        padding = mask if len(set(lengths)) > 1 else None
+        hidden = self._backbone.read(laid.embeddings, laid.positions, padding, cache, laid.shown)
+        for index, node in enumerate(nodes):
             if node.children:
                 assert cache is not None
-                own = slice(before.shape[1], before.shape[1] + laid.lengths[index])
-                self._memories[node] = _kept(cache, index, slice(len(parent) if parent else 0), own, laid.nexts[index])
+                self._memories[node] = _kept(cache, index, before.shape[1], lengths[index], laid.nexts[index])
             self._unread.subtract(piece.picture for piece in node.pieces if piece.picture)
         self._sights = {picture: sight for picture, sight in self._sights.items() if self._unread[picture] > 0}
         return Reading(last(hidden, laid.mask), cache, mask, laid.nexts)
@@ -222,7 +221,7 @@ class _Run:
 
 def _gathered(parents: Sequence[_Memory | None]) -> tuple[DynamicCache | None, Tensor]:
     """What comes before each row, padded on the right to one length, and its mask, int64 [batch, length]."""
-    lengths = [len(parent) if parent else 0 for parent in parents]
+    lengths = [_length(parent) for parent in parents]
     longest = max(lengths)
     mask = (torch.arange(longest)[None] < torch.tensor(lengths)[:, None]).long()
     if not longest:
@@ -247,11 +246,19 @@ def _gathered(parents: Sequence[_Memory | None]) -> tuple[DynamicCache | None, T
     return cache, mask
 
 
-def _kept(cache: DynamicCache, row: int, before: slice, own: slice, following: int) -> _Memory:
-    """What a row of the cache holds in two stretches, without the padding between and after them."""
+def _length(memory: _Memory | None) -> int:
+    return len(memory) if memory else 0
+
+
+def _kept(cache: DynamicCache, row: int, start: int, lengths: tuple[int, int], following: int) -> _Memory:
+    """What a row of the cache holds, without padding.
+
+    It holds what comes before a node, at its beginning, and the node itself, from `start`; `lengths` are theirs.
+    """
+    before, own = lengths
 
     def cut(stored: Tensor) -> Tensor:
-        return torch.cat([stored[row, :, before], stored[row, :, own]], dim=1)
+        return torch.cat([stored[row, :, :before], stored[row, :, start : start + own]], dim=1)
 
     return _Memory([(cut(keys), cut(values)) for keys, values, *_ in cache], following)
 

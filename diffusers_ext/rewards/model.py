@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from transformers import (
 )
 
 from ..hushing import hushed
+from ..sources import check_source
 from . import prompts
 from .arguments import check_batch_size, check_count, example_images, judging, one_each, prompts_for
 from .backbones import backbone_of, backbone_type
@@ -49,8 +49,6 @@ SCALAR_HEAD: Final = "reward_head.safetensors"
 """What lies beside the weights of a Bradley-Terry reward model."""
 ADAPTER: Final = "adapter_config.json"
 """What a folder holds that has an adapter alone, and not the model it belongs to."""
-HUB_ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*")
-"""What the id of a model on the hub looks like; ./folder does not."""
 _ATTENTIONS: Final = ("sdpa", "eager", "flash_attention_2")
 
 
@@ -624,13 +622,8 @@ def _firsts(images: ImageInput | Sequence[ImageInput] | None) -> list[Picture | 
 
 
 def _check_source(source: str, folder: Path) -> None:
-    if not folder.exists():
-        if HUB_ID.fullmatch(source):
-            return
-        raise ModelError(f"{source}: there is no such folder, and it is not the id of a model on the hub (owner/name)")
-    if not (folder / "config.json").is_file():
-        raise ModelError(f"{source}: holds no config.json, so it is not a model's folder")
-    if not any(folder.glob("*.safetensors")):
+    check_source(source, "model", "config.json")
+    if folder.exists() and not any(folder.glob("*.safetensors")):
         raise ModelError(
             f"{source}: holds no safetensors weights. Other formats can run code when they are read and are refused; "
             "save the model again with save_pretrained"

@@ -6,11 +6,11 @@ order.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import logit
 
 from ..ranking import Ranking
 from .levels import SamplingError
@@ -104,7 +104,7 @@ class Drafts:
         painter, seeds = session.painter, session.seeds(self.n)
         noise = painter.noise(seeds)
         step = round(self.begin * steps_of(session))
-        latents: list[Tensor] = []
+        drafted = noise.clone()
         rewards: list[float] = []
         nodes: list[int | None] = []
         lot = self.lot or self.n
@@ -115,27 +115,17 @@ class Drafts:
             rewards += found.tolist()
             nodes += looked
             if step:
-                latents += drafts.rows(range(len(found)))
-            if max(rewards) >= _logit(self.enough):
+                drafted[place] = drafts.rows(range(len(found)))
+            if max(rewards) >= logit(self.enough):
                 break
         kept = best_first(np.array(rewards))[: self.keep].tolist()
         start = noise[kept]
         if step:
             levels = painter.levels()
             # The scheduler's own noise may be scaled; e is of unit variance.
-            start = levels.signal[step] * _stacked(latents, kept) + levels.noise[step] * start / levels.noise[0]
+            start = levels.signal[step] * drafted[kept] + levels.noise[step] * start / levels.noise[0]
         images = painter.paint([seeds[place] for place in kept], start, begin=step).images
         return images, session.rank(images, [nodes[place] for place in kept])
-
-
-def _logit(probability: float) -> float:
-    return math.inf if probability == 1 else math.log(probability / (1 - probability))
-
-
-def _stacked(latents: list[Tensor], places: list[int]) -> Tensor:
-    import torch
-
-    return torch.stack([latents[place] for place in places])
 
 
 @dataclass(frozen=True)

@@ -146,16 +146,13 @@ class Backbone(ABC):
         parts: list[Pixels] = []
         with ThreadPoolExecutor() as threads:
             for (width, height), members in alike.items():
-                chosen = [images[place] for place in members]
-                shown = [
-                    torch.stack(
-                        list(threads.map(partial(_as_bytes, height=high, width=wide, resample=resample), chosen))
-                    )
-                    for high, wide in self.sizes(height, width)
-                ]
-                moved = (item.to(self.model.device).permute(0, 3, 1, 2).float() / 255 for item in shown)
+                shown = []
+                for high, wide in self.sizes(height, width):
+                    work = partial(_as_bytes, height=high, width=wide, resample=resample)
+                    stacked = torch.stack(list(threads.map(work, (images[place] for place in members))))
+                    shown.append(stacked.to(self.model.device).permute(0, 3, 1, 2).float() / 255)
+                parts.append(self.cut(shown))
                 places += members
-                parts.append(self.cut(list(moved)))
         return _in_order(parts, places)
 
     def pixels_of(self, images: Tensor) -> Pixels:
@@ -240,7 +237,7 @@ def _as_bytes(image: Image.Image, height: int, width: int, resample: Image.Resam
 
 def _in_order(parts: Sequence[Pixels], places: Sequence[int]) -> Pixels:
     """Several lots of pictures as one; `places` are those of the first lot's pictures, then of the next one's."""
-    if list(places) == list(range(len(places))) and len(parts) == 1:
+    if len(parts) == 1:
         return parts[0]
     order = np.argsort(places).tolist()
     values = [item for part in parts for item in part.values.split(part.rows)]
