@@ -23,6 +23,12 @@ from transformers import (
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
+from transformers.image_utils import (
+    IMAGENET_STANDARD_MEAN,
+    IMAGENET_STANDARD_STD,
+    OPENAI_CLIP_MEAN,
+    OPENAI_CLIP_STD,
+)
 
 KINDS: Final = ("internvl-qwen2", "internvl-llama", "internvl-qwen3", "qwen2_5_vl", "qwen3_vl")
 _TURNS: Final = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
@@ -37,6 +43,10 @@ _VIDEOS: Final = {
     "internvl": "InternVLVideoProcessor",
     "qwen2_5_vl": "Qwen2VLVideoProcessor",
     "qwen3_vl": "Qwen3VLVideoProcessor",
+}
+_SCALES: Final = {
+    "qwen2_5_vl": (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD),
+    "qwen3_vl": (IMAGENET_STANDARD_MEAN, IMAGENET_STANDARD_STD),
 }
 _TEMPLATE: Final = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -127,6 +137,8 @@ def build(kind: str, size: Size, folder: Path, seed: int = 0) -> PreTrainedModel
         processor = {"processor_class": name}
         limits = {"shortest_edge": 4 * patch * patch, "longest_edge": size.picture**2}
         pictures = {"image_processor_type": "Qwen2VLImageProcessor", "patch_size": patch, "size": limits}
+        means, deviations = _SCALES[family]  # vLLM scales pictures by what is written here, and by nothing else
+        pictures |= {"image_mean": means, "image_std": deviations}
     videos = {**pictures, "video_processor_type": _VIDEOS[family]}  # read where torchvision is installed
     videos.pop("image_processor_type")
     for name, content in (("", pictures), ("video_", videos)):
@@ -175,8 +187,13 @@ def _qwen(family: str, tokenizer: PreTrainedTokenizerFast, size: Size) -> PreTra
     width, depth, heads, inner = size.vision
     text = _text(tokenizer, size)
     half = text["head_dim"] // 2
-    sections = [half - 2 * (3 * half // 8), 3 * half // 8, 3 * half // 8]
-    text["rope_parameters"] = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": sections}
+    rope: dict[str, Any] = {"rope_type": "default", "rope_theta": 1e6}
+    if family == "qwen3_vl":  # transformers interleaves them in any case, vLLM where it is told to
+        side = 5 * half // 16
+        rope["mrope_interleaved"] = True
+    else:
+        side = 3 * half // 8
+    text["rope_parameters"] = {**rope, "mrope_section": [half - 2 * side, side, side]}
     vision: dict[str, Any] = {
         "depth": depth,
         "hidden_size": width,

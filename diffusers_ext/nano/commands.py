@@ -70,6 +70,28 @@ def draw_pool(
 
 
 @app.command()
+def draw_contenders(
+    out: Annotated[Path, typer.Argument(help="The .npz file to write.")],
+    pipeline: Annotated[Path, typer.Option(help="A trained generator.")],
+    reward_model: Annotated[Path, typer.Option(help="A trained judge, which says what is worth finishing.")],
+    groups: Annotated[int, typer.Option(help="Prompts, six pictures each.")] = 600,
+    drafts: Annotated[int, typer.Option(min=3, help="Drafts per prompt.")] = 24,
+    device: Annotated[str, typer.Option(help="Where to paint: cpu, cuda, ...")] = "cpu",
+    seed: Seed = 0,
+) -> None:
+    """The same, but three drafts of each prompt that a judge likes best, and what becomes of them when finished."""
+    from diffusers import StableDiffusion3Pipeline
+
+    from ..rewards.model import RewardModel
+    from . import GENERATOR_OPTIONS
+    from .generated import draw_contenders as draw
+
+    painter = StableDiffusion3Pipeline.from_pretrained(pipeline).to(device)
+    judge = RewardModel.from_pretrained(reward_model, device=device)
+    draw(painter, judge, groups, seed, drafts, progress=True, **GENERATOR_OPTIONS).save(out)
+
+
+@app.command()
 def train_reward(
     out: Out,
     architecture: Annotated[str, typer.Option(help="Which size.")] = "reward-5m",
@@ -77,7 +99,8 @@ def train_reward(
     vision_steps: Annotated[int, typer.Option(help="Steps at the start on seeing alone.")] = 1500,
     caption_steps: Annotated[int, typer.Option(help="Steps after that on captions and statements alone.")] = 1400,
     pool: Annotated[
-        list[Path] | None, typer.Option(help="Generated pictures (see draw-pool) to train on as well; can be repeated.")
+        list[Path] | None,
+        typer.Option(help="Pictures of draw-pool or draw-contenders to train on as well; can be repeated."),
     ] = None,
     pool_share: Annotated[float, typer.Option(help="Share of the groups that come from there.")] = 0.5,
     start_from: StartFrom = None,

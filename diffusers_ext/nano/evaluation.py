@@ -321,14 +321,14 @@ def sample_sheet(
     pipeline.set_progress_bar_config(disable=True)
     pictures: list[Image.Image] = []
     starts = range(0, len(jobs), batch)
-    for start in track(starts, "generating", disable=not progress, console=_stderr()):
+    for start in track(starts, "generating", disable=not progress, console=stderr()):
         texts, seeds = zip(*jobs[start : start + batch], strict=True)
         with hushed():
             pictures += generate(pipeline, texts, seeds, **options)
     return [pictures[start : start + per_prompt] for start in range(0, len(pictures), per_prompt)]
 
 
-def _stderr() -> Any:
+def stderr() -> Any:
     from rich.console import Console
 
     return Console(stderr=True)

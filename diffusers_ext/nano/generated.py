@@ -6,17 +6,25 @@ import json
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from scipy import ndimage
 
-from .evaluation import as_array, sample_sheet
+from ..hushing import hushed
+from ..sampling.painting import Painter
+from .evaluation import as_array, sample_sheet, stderr
 from .oracle import detect
 from .preferences import GROUP, Group, Picture, spec_about
 from .scenes import IMAGE_SIZE, PROMPT_KINDS, PromptKind, SeenObject, parse_prompt, sample_prompt
 
+if TYPE_CHECKING:
+    from ..rewards.model import RewardModel
+
 Objects = tuple[SeenObject, ...]
+CONTENDED: Final = (0.02, 0.08, 0.22, 0.08, 0.3, 0.3)
+"""Shares of the kinds of prompt, in the order of :data:`~diffusers_ext.nano.scenes.PROMPT_KINDS`: those that the
+generator paints right least often, and the judge is fooled by most, come most often."""
 
 
 @dataclass(frozen=True)
@@ -114,3 +122,39 @@ def draw_pool(
     prompts = [sample_prompt(rng) for _ in range(groups)]
     sheets = sample_sheet(pipeline, GROUP, prompts, 1_000_000 * (seed + 1), progress, batch, **options)
     return Pool.of([spec.text for spec in prompts], as_array(sheets))
+
+
+def draw_contenders(
+    pipeline: Any,
+    reward_model: RewardModel,
+    groups: int,
+    seed: int = 0,
+    drafts: int = 24,
+    draft_steps: int = 5,
+    progress: bool = False,
+    **options: Any,
+) -> Pool:
+    """What a judge has to tell apart in a search: of many drafts of a prompt the three it likes best, and what becomes
+    of them when they are painted in full from the same noise.
+
+    Wrong pictures that it takes for right ones are rare among random ones, and most of what it meets here.
+    """
+    from rich.progress import track
+
+    rng = np.random.default_rng((seed, 78))
+    pipeline.set_progress_bar_config(disable=True)
+    prompts: list[str] = []
+    pixels: list[np.ndarray] = []
+    for group in track(range(groups), "generating", disable=not progress, console=stderr()):
+        text = sample_prompt(rng, PROMPT_KINDS[int(rng.choice(len(PROMPT_KINDS), p=CONTENDED))]).text
+        painter = Painter(pipeline, text, options, batch_size=drafts)
+        seeds = [(seed * groups + group) * drafts + draft for draft in range(drafts)]
+        with hushed():
+            drafted = painter.paint(seeds, steps=draft_steps).images
+        judgements = reward_model.score(list(drafted), text, instruction="alignment")
+        best = np.argsort([-judgement.log_odds for judgement in judgements])[: GROUP // 2]
+        with hushed():
+            finished = painter.paint([seeds[place] for place in best]).images
+        prompts.append(text)
+        pixels.append(np.stack([np.asarray(image) for image in (*(drafted[place] for place in best), *finished)]))
+    return Pool.of(prompts, np.stack(pixels))

@@ -10,7 +10,15 @@ from diffusers_ext.nano.export import export_reward_model
 from diffusers_ext.rewards.config import RewardConfig
 from diffusers_ext.rewards.model import RewardModel
 
-COMMANDS = ("train-autoencoder", "train-generator", "draw-pool", "train-reward", "calibrate", "export")
+COMMANDS = (
+    "train-autoencoder",
+    "train-generator",
+    "draw-pool",
+    "draw-contenders",
+    "train-reward",
+    "calibrate",
+    "export",
+)
 
 
 def run(*arguments):

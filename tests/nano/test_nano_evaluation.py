@@ -32,7 +32,7 @@ from diffusers_ext.nano.evaluation import (
     sample_sheet,
     swapped,
 )
-from diffusers_ext.nano.generated import Pool, draw_pool, varied
+from diffusers_ext.nano.generated import Pool, draw_contenders, draw_pool, varied
 from diffusers_ext.nano.generator import build_pipeline
 from diffusers_ext.nano.oracle import detect, judge
 from diffusers_ext.nano.preferences import Picture, rationale, sample_pairs
@@ -284,6 +284,20 @@ def test_a_pool_is_drawn_saved_and_read_back(painter, tmp_path):
     assert not any(parse_prompt(text).is_held_out for text in pool.prompts)
     again = draw_pool(painter, 2, seed=1, **FAST)
     assert np.array_equal(again.pixels, pool.pixels)
+
+
+def test_contenders_are_the_best_drafts_and_what_becomes_of_them(painter, nano_judge):
+    options = {key: value for key, value in FAST.items() if key != "num_inference_steps"}
+    pool = draw_contenders(painter, nano_judge, 2, 1, 5, 2, num_inference_steps=3, **options)
+    assert pool.pixels.shape == (2, 6, 64, 64, 3)
+    for group, (text, pixels) in enumerate(zip(pool.prompts, pool.pixels, strict=True)):
+        seeds = range((2 + group) * 5, (2 + group) * 5 + 5)
+        drafts, finished = (generate(painter, [text] * 5, seeds, num_inference_steps=n, **options) for n in (2, 3))
+        rewards = [judgement.log_odds for judgement in nano_judge.score(drafts, text, instruction="alignment")]
+        best = sorted(range(5), key=lambda place: -rewards[place])[:3]
+        shown = [drafts[place] for place in best] + [finished[place] for place in best]
+        for image, array in zip(shown, pixels, strict=True):
+            assert np.abs(np.asarray(image).astype(int) - array.astype(int)).max() <= 1
 
 
 def test_a_pool_is_written_where_it_was_asked_to_be(tmp_path):
