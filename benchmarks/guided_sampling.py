@@ -37,6 +37,7 @@ from diffusers_ext.sampling import (
     Method,
     NoiseOptimization,
     RandomSearch,
+    Redrafts,
     RewardGuidedPipeline,
     SearchOverPaths,
     ZeroOrder,
@@ -68,6 +69,12 @@ def until_sure(budget: int) -> Method | None:
     return Drafts(most, FEW, keep=2, enough=0.95, lot=8) if most else None
 
 
+def redrafts(budget: int) -> Method | None:
+    """As above: the most rounds are chosen so that it costs about the budget on average."""
+    sizes = {4: (4, 7, 1), 8: (8, 11, 2), 16: (16, 15, 2)}.get(budget)
+    return Redrafts(sizes[0], sizes[1], keep=sizes[2], steps=FEW) if sizes else None
+
+
 def zero_order(budget: int) -> Method | None:
     searched = STEPS * (budget - 1) // FEW
     first = searched // 2
@@ -93,6 +100,7 @@ METHODS: Final[dict[str, Callable[[int], Method | None]]] = {
     "best-of-N, pruned": pruned,
     "drafts": drafts,
     "drafts until sure": until_sure,
+    "redrafts": redrafts,
     "zero-order": zero_order,
     "search over paths": paths,
     "beam search": lambda budget: BeamSearch(budget, max(1, budget // 4)) if budget > 1 else None,

@@ -9,7 +9,7 @@ from .guided import Guided, Method, RewardGuidedPipeline
 from .levels import Levels, SamplingError, levels_of
 from .painting import Painted, Painter
 from .particles import Check, Steering
-from .search import Drafts, RandomSearch, SearchOverPaths, ZeroOrder
+from .search import Drafts, RandomSearch, Redrafts, SearchOverPaths, ZeroOrder
 from .selection import POTENTIALS, Chosen, Selection, beam, effective_sample_size, feynman_kac, systematic
 from .session import Session
 from .steered import BeamSearch, FeynmanKac
@@ -35,6 +35,7 @@ __all__ = [
     "Painted",
     "Painter",
     "RandomSearch",
+    "Redrafts",
     "RewardGuidedPipeline",
     "SamplingError",
     "SearchOverPaths",

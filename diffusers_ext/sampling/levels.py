@@ -29,6 +29,10 @@ class Levels:
     signal: tuple[float, ...]
     noise: tuple[float, ...]
 
+    def mixed(self, step: int, clean: Tensor, noise: Tensor) -> Tensor:
+        """The latents before a step whose clean latent and whose noise, of unit variance, are these."""
+        return self.signal[step] * clean + self.noise[step] * noise
+
     def split(self, step: int, before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
         """The clean latent x0 and the noise e that a step's two ends have in common.
 

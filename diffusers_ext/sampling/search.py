@@ -15,7 +15,7 @@ from scipy.special import logit
 from ..ranking import Ranking
 from .levels import SamplingError
 from .session import Session, best_first
-from .shares import check_least, check_share, step_at, steps_of
+from .shares import check_least, check_probability, check_share, step_at, steps_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -93,8 +93,7 @@ class Drafts:
         check_least("keep", self.keep, 1)
         if not 0 <= self.begin < 1:
             raise SamplingError(f"begin is a share of the steps in [0, 1), not {self.begin}")
-        if not 0 < self.enough <= 1:
-            raise SamplingError(f"enough is a probability in (0, 1], not {self.enough}")
+        check_probability("enough", self.enough)
         if self.lot is not None:
             check_least("lot", self.lot, 1)
         elif self.enough < 1:
@@ -123,9 +122,85 @@ class Drafts:
         if step:
             levels = painter.levels()
             # The scheduler's own noise may be scaled; e is of unit variance.
-            start = levels.signal[step] * drafted[kept] + levels.noise[step] * start / levels.noise[0]
+            start = levels.mixed(step, drafted[kept], start / levels.noise[0])
         images = painter.paint([seeds[place] for place in kept], start, begin=step).images
         return images, session.rank(images, [nodes[place] for place in kept])
+
+
+@dataclass(frozen=True)
+class Redrafts:
+    """Draft pictures in few steps, by turns anew and from the best so far, until the judge is sure of one.
+
+    Where a prompt is hard, hardly one of many noises gives a right picture, but one that is nearly right is found soon,
+    and what it lacks is found near it more often than anywhere. So every other round noises the best drafts back in
+    several ways and drafts on from there: search over paths (Ma et al. 2025, arXiv 2501.09732, section 3.1), but each
+    look is at a whole picture rather than at the prediction of one. The rounds between look elsewhere, for when the
+    best is a dead end.
+
+    Attributes:
+        n: drafts of a round.
+        rounds: the most rounds; the first, third and so on begin with new noise.
+        paths: how many of the best so far the other rounds go on from.
+        back: how far these are noised back, as a share of the way.
+        steps: denoising steps of a whole draft.
+        keep: how many are painted in full in the end, from where their drafts began.
+        enough: the probability of yes, in (0, 1], at which no further round is begun; at 1 all are. It means what it
+            says where the judge is calibrated.
+    """
+
+    n: int = 8
+    rounds: int = 11
+    paths: int = 2
+    back: float = 0.6
+    steps: int = 5
+    keep: int = 2
+    enough: float = 0.95
+
+    def __post_init__(self) -> None:
+        for name in ("n", "rounds", "paths", "keep"):
+            check_least(name, getattr(self, name), 1)
+        check_least("steps", self.steps, 2)
+        check_share("back", self.back)
+        check_probability("enough", self.enough)
+
+    def __call__(self, session: Session) -> Found:
+        import torch
+
+        painter, rng = session.painter, np.random.default_rng(session.seed)
+        seeds = session.seeds(self.n * ((self.rounds + 1) // 2))
+        noise = painter.noise(seeds)
+        at = min(max(1, round((1 - self.back) * self.steps)), self.steps - 1)
+        full = round((1 - self.back) * steps_of(session))
+        rewards: list[float] = []
+        nodes: list[int | None] = []
+        clean: list[Tensor] = []
+        ways: list[tuple[int, int, Tensor]] = []  # seed, and the step and the latents that the full way begins with
+        for number in range(self.rounds):
+            place = slice(number // 2 * self.n, (number // 2 + 1) * self.n)
+            if number % 2 == 0:
+                parents: list[int | None] = [None] * self.n
+                drafts = painter.paint(seeds[place], noise[place], steps=self.steps)
+                ways += zip(seeds[place], [0] * self.n, noise[place], strict=True)
+            else:
+                best = np.resize(best_first(np.array(rewards))[: self.paths], self.n).tolist()
+                parents = [nodes[index] for index in best]
+                base = torch.stack([clean[index] for index in best])
+                fresh = _normal(base, rng)
+                begun = painter.levels(self.steps).mixed(at, base, fresh)
+                drafts = painter.paint(seeds[place], begun, begin=at, steps=self.steps)
+                ways += zip(seeds[place], [full] * self.n, painter.levels().mixed(full, base, fresh), strict=True)
+            found, looked = session.look(drafts.images, f"round {number + 1}", parents)
+            rewards, nodes = rewards + found.tolist(), nodes + looked
+            clean += drafts.rows(range(self.n))
+            if max(rewards) >= logit(self.enough):
+                break
+        kept = best_first(np.array(rewards))[: self.keep].tolist()
+        images = [
+            image
+            for seed, begin, start in (ways[index] for index in kept)
+            for image in painter.paint([seed], start[None], begin=begin).images
+        ]
+        return tuple(images), session.rank(images, [nodes[index] for index in kept])
 
 
 @dataclass(frozen=True)

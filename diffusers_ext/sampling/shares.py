@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from numbers import Integral
+from numbers import Integral, Real
 
 from .levels import SamplingError
 from .session import Session
@@ -22,8 +22,14 @@ def step_at(share: float, total: int) -> int:
 
 def check_share(name: str, value: float) -> None:
     """Refuse a share that is not between 0 and 1."""
-    if not 0 < value < 1:
-        raise SamplingError(f"{name} is a share of the steps between 0 and 1, not {value}")
+    if not isinstance(value, Real) or not 0 < value < 1:
+        raise SamplingError(f"{name} is a share of the steps between 0 and 1, not {value!r}")
+
+
+def check_probability(name: str, value: float) -> None:
+    """Refuse what is no probability above 0."""
+    if not isinstance(value, Real) or not 0 < value <= 1:
+        raise SamplingError(f"{name} is a probability in (0, 1], not {value!r}")
 
 
 def check_least(name: str, value: int, least: int) -> None:

@@ -17,6 +17,7 @@ from diffusers_ext.sampling import (
     Gradient,
     NoiseOptimization,
     RandomSearch,
+    Redrafts,
     RewardGuidedPipeline,
     SamplingError,
     SearchOverPaths,
@@ -111,6 +112,43 @@ def test_drafting_ends_with_the_lot_that_has_one_good_enough(pipeline, redness):
         assert guided.ranking.rewards == pytest.approx(expected.ranking.rewards, abs=1e-4)
 
 
+def test_one_round_of_redrafts_is_drafts(pipeline, redness):
+    expected = RewardGuidedPipeline(pipeline, redness, Drafts(5, steps=3, keep=2))(PROMPT, **OPTIONS)
+    guided = RewardGuidedPipeline(pipeline, redness, Redrafts(5, rounds=1, steps=3, keep=2))(PROMPT, **OPTIONS)
+    assert np.abs(pixels(guided.images).astype(int) - pixels(expected.images)).max() <= 1
+    assert guided.evaluations == expected.evaluations
+
+
+def test_every_other_round_drafts_on_from_the_best_and_finds_better_ones(pipeline, redness):
+    method = Redrafts(6, rounds=4, paths=2, back=0.5, steps=4, keep=3, enough=1.0)
+    guided = RewardGuidedPipeline(pipeline, redness, method)(PROMPT, **OPTIONS)
+    rounds = [[node for node in guided.trace.nodes if node.stage == f"round {number}"] for number in (1, 2, 3, 4)]
+    assert {node.parent for node in rounds[0] + rounds[2]} == {None}
+    for number in (1, 3):
+        before = sorted((node for part in rounds[:number] for node in part), key=lambda node: -node.reward)
+        assert {node.parent for node in rounds[number]} == {node.number for node in before[:2]}
+    means = [np.mean([node.reward for node in part]) for part in rounds]
+    assert min(means[1], means[3]) > max(means[0], means[2])
+    finished = [guided.trace.nodes[node.parent] for node in guided.trace.nodes if node.final]
+    full = sum(8 if node.parent is None else 4 for node in finished)  # half the way is left of what was noised back
+    assert guided.evaluations == (2 * 6 * 4 + 2 * 6 * 2 + full) * PASSES
+    drafted = [node.reward for node in finished]
+    assert np.corrcoef(drafted, [node.reward for node in guided.trace.nodes if node.final])[0, 1] > 0
+    again = RewardGuidedPipeline(pipeline, redness, method)(PROMPT, **OPTIONS)
+    assert again.trace == guided.trace
+
+
+def test_redrafts_end_when_the_judge_is_sure(pipeline, redness):
+    first = RewardGuidedPipeline(pipeline, redness, Redrafts(4, rounds=1, steps=3))(PROMPT, **OPTIONS)
+    best = max(node.reward for node in first.trace.nodes if not node.final)
+    for slack, least in ((-1e-3, 1), (1e-3, 2)):
+        enough = 1 / (1 + math.exp(-best - slack))
+        guided = RewardGuidedPipeline(pipeline, redness, Redrafts(4, rounds=2, steps=3, enough=enough))(
+            PROMPT, **OPTIONS
+        )
+        assert len({node.stage for node in guided.trace.nodes if not node.final}) == least
+
+
 def test_what_is_not_finished_is_the_worst(pipeline, redness):
     guided = RewardGuidedPipeline(pipeline, redness, RandomSearch(6, keep=2, look=0.9))(PROMPT, **OPTIONS)
     everything = RewardGuidedPipeline(pipeline, redness, RandomSearch(6))(PROMPT, **OPTIONS)
@@ -200,6 +238,7 @@ METHODS = [
     RandomSearch(4),
     RandomSearch(4, keep=2),
     Drafts(4, steps=3),
+    Redrafts(4, rounds=2, steps=3),
     ZeroOrder(2, 2, 1),
     SearchOverPaths(1, 2, rounds=1),
     BeamSearch(4),
@@ -260,6 +299,11 @@ def test_a_search_can_be_stopped(pipeline, redness):
         lambda: Drafts(enough=0.0, lot=4),
         lambda: Drafts(lot=0),
         lambda: Drafts(lot=2.5),
+        lambda: Drafts(enough="sure", lot=4),
+        lambda: Redrafts(rounds=0),
+        lambda: Redrafts(back=1.0),
+        lambda: Redrafts(back="far"),
+        lambda: Redrafts(enough=0.0),
         lambda: ZeroOrder(radius=0.0),
         lambda: SearchOverPaths(back=0.3, ahead=0.2),
         lambda: BeamSearch(width=0),
