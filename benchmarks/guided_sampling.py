@@ -71,8 +71,15 @@ def until_sure(budget: int) -> Method | None:
 
 def redrafts(budget: int) -> Method | None:
     """As above: the most rounds are chosen so that it costs about the budget on average."""
-    sizes = {4: (4, 7, 1), 8: (8, 11, 2), 16: (16, 15, 2)}.get(budget)
-    return Redrafts(sizes[0], sizes[1], keep=sizes[2], steps=FEW) if sizes else None
+    match budget:
+        case 4:
+            return Redrafts(4, rounds=9, steps=FEW, keep=1)
+        case 8:
+            return Redrafts(8, rounds=12, steps=FEW, keep=2, enough=0.97)
+        case 16:
+            return Redrafts(16, rounds=16, steps=FEW, keep=3, enough=0.99)
+        case _:
+            return None
 
 
 def zero_order(budget: int) -> Method | None:
@@ -229,6 +236,7 @@ COLOURS: Final = (
     "#e377c2",
     "#17becf",
     "#3f3f9f",
+    "#bcbd22",
 )
 
 
