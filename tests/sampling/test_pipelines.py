@@ -16,6 +16,7 @@ from diffusers_ext.sampling import (
     NoiseOptimization,
     Painter,
     RandomSearch,
+    Redrafts,
     RewardGuidedPipeline,
     SamplingError,
 )
@@ -89,6 +90,10 @@ def test_every_family_is_steered(case):
     assert "num_frames" not in options or shape[1] == FRAMES
     per_step = unguided.evaluations / (2 * 5)
     assert drafts.evaluations == (2 * 2 + 2) * per_step
+    method = Redrafts(2, rounds=2, back=0.4, steps=3, keep=1, enough=1.0)
+    redrafts = RewardGuidedPipeline(pipeline, Redness(), method)(PROMPT, **options)
+    best = next(redrafts.trace.nodes[node.parent] for node in redrafts.trace.nodes if node.final)
+    assert redrafts.evaluations == (2 * 3 + 2 * 1 + (5 if best.parent is None else 2)) * per_step
 
 
 @pytest.mark.parametrize(
