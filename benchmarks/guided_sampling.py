@@ -235,7 +235,7 @@ COLOURS: Final = (
     "#8c564b",
     "#e377c2",
     "#17becf",
-    "#3f3f9f",
+    "#ff9896",
     "#bcbd22",
 )
 
@@ -246,7 +246,7 @@ def plot(cells: Cells, size: tuple[int, int] = (900, 540)) -> Image.Image:
     draw = ImageDraw.Draw(image)
     left, top, right, bottom = 60, 20, size[0] - 230, size[1] - 50
     low = min(cell[0] for cell in cells.values()) - 0.02
-    most = max(1.0, max(np.log2(max(cell[2], 0.5)) for cell in cells.values()))
+    most = 0.1 + max(1.0, max(np.log2(max(cell[2], 0.5)) for cell in cells.values()))
 
     def place(cell: tuple[float, float, float, int]) -> tuple[float, float]:
         x = left + (right - left) * max(0.0, float(np.log2(max(cell[2], 0.5)))) / most

@@ -169,8 +169,7 @@ class Redrafts:
         painter, rng = session.painter, np.random.default_rng(session.seed)
         seeds = session.seeds(self.n * ((self.rounds + 1) // 2))
         noise = painter.noise(seeds)
-        at = min(max(1, round((1 - self.back) * self.steps)), self.steps - 1)
-        full = round((1 - self.back) * steps_of(session))
+        at, full = (min(max(1, round((1 - self.back) * total)), total - 1) for total in (self.steps, steps_of(session)))
         rewards: list[float] = []
         nodes: list[int | None] = []
         clean: list[Tensor] = []

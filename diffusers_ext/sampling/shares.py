@@ -23,7 +23,7 @@ def step_at(share: float, total: int) -> int:
 def check_share(name: str, value: float) -> None:
     """Refuse a share that is not between 0 and 1."""
     if not isinstance(value, Real) or not 0 < value < 1:
-        raise SamplingError(f"{name} is a share of the steps between 0 and 1, not {value!r}")
+        raise SamplingError(f"{name} is a share of the steps in (0, 1), not {value!r}")
 
 
 def check_probability(name: str, value: float) -> None:

@@ -138,6 +138,14 @@ def test_every_other_round_drafts_on_from_the_best_and_finds_better_ones(pipelin
     assert again.trace == guided.trace
 
 
+@pytest.mark.parametrize("back", [0.01, 0.99])
+def test_redrafts_go_back_a_step_at_least_and_never_all_the_way(pipeline, redness, back):
+    method = Redrafts(2, rounds=2, back=back, steps=3, keep=4, enough=1.0)
+    guided = RewardGuidedPipeline(pipeline, redness, method)(PROMPT, **OPTIONS)
+    drafted, finished = (2 * 3 + 2 * 1, 2 * 8 + 2 * 1) if back < 0.5 else (2 * 3 + 2 * 2, 2 * 8 + 2 * 7)
+    assert guided.evaluations == (drafted + finished) * PASSES
+
+
 def test_redrafts_end_when_the_judge_is_sure(pipeline, redness):
     first = RewardGuidedPipeline(pipeline, redness, Redrafts(4, rounds=1, steps=3))(PROMPT, **OPTIONS)
     best = max(node.reward for node in first.trace.nodes if not node.final)
