@@ -46,10 +46,7 @@ def print_scores(
         found = [{medium: str(path), **item.as_dict()} for path, item in judged]
         print_json({"prompt": prompt, "model": judge, "judgements": found, "errors": errors})
         return
-    explained = any(item.explanation is not None for _, item in judged)
-    columns = (medium, "reward", "log-odds", *(["explanation"] if explained else []))
-    rows = [(path, f"{item.reward:.3f}", f"{item.log_odds:+.2f}", item.explanation or "") for path, item in judged]
-    print_table(f"{prompt} ({by})", columns, [row[: len(columns)] for row in rows])
+    _print_judgements(f"{prompt} ({by})", (medium, "reward"), judged)
 
 
 def print_comparison(
@@ -63,11 +60,17 @@ def print_comparison(
         told = {key: value for key, value in judgement.as_dict().items() if key not in ("candidate", "reference")}
         print_json({"prompt": prompt, "model": judge, **files, "better": str(better), **told})
         return
-    verdict = f"{better} is better"
-    explained = judgement.explanation is not None
-    columns = ("verdict", "P(candidate is better)", "log-odds", *(["explanation"] if explained else []))
-    row = (verdict, f"{judgement.reward:.3f}", f"{judgement.log_odds:+.2f}", judgement.explanation or "")
-    print_table(f"{prompt} ({by})", columns, [row[: len(columns)]])
+    names = ("verdict", "P(candidate is better)")
+    _print_judgements(f"{prompt} ({by})", names, [(f"{better} is better", judgement)])
+
+
+def _print_judgements(title: str, names: tuple[str, str], judged: Sequence[tuple[object, Judgement]]) -> None:
+    """What was judged and its reward, under their names, log-odds, and explanations if there are any."""
+    columns = [*names, "log-odds"]
+    if any(item.explanation is not None for _, item in judged):
+        columns.append("explanation")
+    rows = [(what, f"{item.reward:.3f}", f"{item.log_odds:+.2f}", item.explanation or "") for what, item in judged]
+    print_table(title, columns, [row[: len(columns)] for row in rows])
 
 
 def with_progress(items: Iterable[T], total: int, json: bool) -> Iterator[T]:

@@ -148,7 +148,8 @@ def draw_contenders(
     for group in track(range(groups), "generating", disable=not progress, console=stderr()):
         text = sample_prompt(rng, PROMPT_KINDS[int(rng.choice(len(PROMPT_KINDS), p=CONTENDED))]).text
         painter = Painter(pipeline, text, options, batch_size=drafts)
-        seeds = [(seed * groups + group) * drafts + draft for draft in range(drafts)]
+        first = 50_000_000 * (seed + 1) + group * drafts  # noises that nothing is measured on
+        seeds = list(range(first, first + drafts))
         with hushed():
             drafted = painter.paint(seeds, steps=draft_steps).images
         judgements = reward_model.score(list(drafted), text, instruction="alignment")

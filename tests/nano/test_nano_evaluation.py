@@ -291,7 +291,7 @@ def test_contenders_are_the_best_drafts_and_what_becomes_of_them(painter, nano_j
     pool = draw_contenders(painter, nano_judge, 2, 1, 5, 2, num_inference_steps=3, **options)
     assert pool.pixels.shape == (2, 6, 64, 64, 3)
     for group, (text, pixels) in enumerate(zip(pool.prompts, pool.pixels, strict=True)):
-        seeds = range((2 + group) * 5, (2 + group) * 5 + 5)
+        seeds = range(100_000_000 + group * 5, 100_000_000 + group * 5 + 5)
         drafts, finished = (generate(painter, [text] * 5, seeds, num_inference_steps=n, **options) for n in (2, 3))
         rewards = [judgement.log_odds for judgement in nano_judge.score(drafts, text, instruction="alignment")]
         best = sorted(range(5), key=lambda place: -rewards[place])[:3]

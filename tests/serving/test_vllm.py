@@ -34,7 +34,7 @@ def client(judge, tmp_path_factory):
 
 
 def same(found, expected):
-    assert [item.reward for item in found] == pytest.approx([item.reward for item in expected], abs=0.01)
+    assert [item.reward for item in found] == pytest.approx([item.reward for item in expected], abs=1e-3)
     assert [item.explanation for item in found] == [item.explanation for item in expected]
 
 
@@ -71,4 +71,4 @@ def test_a_reranker_as_a_classifier(pictures, tmp_path):
         asked = ["a red star", "a circle", "two squares"]
         found = RerankerRewardModel(url, "reranker").score(pictures[:3], asked, "alignment")
     expected = judge.score(pictures[:3], asked, "alignment")
-    assert [item.log_odds for item in found] == pytest.approx([item.log_odds for item in expected], abs=0.01)
+    assert [item.log_odds for item in found] == pytest.approx([item.log_odds for item in expected], abs=1e-3)
