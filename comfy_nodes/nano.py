@@ -34,7 +34,7 @@ class NanoCheckpoint(io.ComfyNode):
             category=CATEGORY,
             description="The small generator that comes with the pack: it paints one to four coloured shapes, such as "
             "'a photo of a red star and a blue circle', and errs often. Use EmptySD3LatentImage with 64x64, and "
-            "KSampler with euler, normal, 20 steps and cfg 3.",
+            "KSampler with euler, normal, 20 steps and cfg 1.",
             inputs=[],
             outputs=[
                 io.Model.Output("model", display_name="MODEL", tooltip="For KSampler."),

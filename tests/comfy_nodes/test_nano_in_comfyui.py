@@ -32,7 +32,7 @@ def painted():
 
 
 def generation(prompt, **sampler):
-    options = {"seed": 0, "steps": 20, "cfg": 3.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
+    options = {"seed": 0, "steps": 20, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0}
     return {
         "nano": node("RewardDanceNanoCheckpoint"),
         "positive": node("CLIPTextEncode", text=prompt, clip=["nano", 1]),
@@ -70,7 +70,7 @@ def guided(**options):
     return graph | {
         "judge": node("RewardDanceLoadRewardModel", model="nano (shipped)", quantization="none", device="auto"),
         "noise": node("RandomNoise", noise_seed=0),
-        "guider": node("CFGGuider", model=["nano", 0], positive=["positive", 0], negative=["negative", 0], cfg=3.0),
+        "guider": node("CFGGuider", model=["nano", 0], positive=["positive", 0], negative=["negative", 0], cfg=1.0),
         "sigmas": node("BasicScheduler", model=["nano", 0], scheduler="normal", steps=20, denoise=1.0),
         "sampler": node(
             "RewardDanceGuidedSampler",

@@ -17,6 +17,7 @@ from diffusers_ext.nano.scenes import (
     Scene,
     SceneObject,
     grade,
+    place_in_cells,
     sample_prompt,
     sample_scene,
     sample_scene_for,
@@ -33,6 +34,16 @@ def cases(seed: int, per_kind: int):
             spec = sample_prompt(rng, kind)
             scene = sample_scene_for(rng, spec)
             yield spec, edit_scene(rng, spec, scene) if number % 2 else scene
+
+
+def test_the_oracle_recovers_what_the_generator_learns_from():
+    rng = np.random.default_rng(12)
+    specs = [sample_prompt(rng, kind) for kind in PROMPT_KINDS for _ in range(60)]
+    scenes = [sample_scene_for(rng, spec, placing=place_in_cells) for spec in specs]
+    found = [judge(render(scene), spec) for scene, spec in zip(scenes, specs, strict=True)]
+    assert np.mean([verdict.correct for verdict in found]) >= 0.995
+    same = [names(verdict.objects) == names(scene.objects) for verdict, scene in zip(found, scenes, strict=True)]
+    assert np.mean(same) >= 0.995
 
 
 def names(objects) -> list[tuple[str, str]]:

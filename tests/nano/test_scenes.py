@@ -21,6 +21,7 @@ from diffusers_ext.nano.scenes import (
     grade,
     parse_prompt,
     place,
+    place_in_cells,
     sample_prompt,
     sample_scene,
     sample_scene_for,
@@ -203,10 +204,26 @@ def test_no_object_touches_another_or_the_border(seed, kind):
     assert_apart(sample_scene(rng, 4))
 
 
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(PROMPT_KINDS))
+def test_what_the_generator_learns_from_stands_in_cells(seed, kind):
+    rng = np.random.default_rng(seed)
+    spec = sample_prompt(rng, kind)
+    scene = sample_scene_for(rng, spec, placing=place_in_cells)
+    assert grade(spec, scene.objects).correct
+    assert_apart(scene)
+    cells = {(int(item.x // 16), int(item.y // 16)) for item in scene.objects}
+    assert len(cells) == len(scene.objects)
+    for item in scene.objects:
+        assert max(abs(item.x % 16 - 8), abs(item.y % 16 - 8)) <= 1.5
+        assert 7.5 <= item.radius <= 8.5
+
+
 @pytest.mark.parametrize("count", [0, 5])
-def test_a_scene_holds_one_to_four_objects(count):
+@pytest.mark.parametrize("placing", [place, place_in_cells])
+def test_a_scene_holds_one_to_four_objects(placing, count):
     with pytest.raises(ValueError, match=f"not {count}"):
-        place(np.random.default_rng(0), ["star"] * count, ["red"] * count)
+        placing(np.random.default_rng(0), ["star"] * count, ["red"] * count)
 
 
 LEFT, RIGHT = (16.0, 32.0), (48.0, 32.0)
