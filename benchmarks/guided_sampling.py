@@ -48,8 +48,6 @@ FEW: Final = 5
 PLAIN: Final = "best-of-N"
 BATCH: Final = 128
 """The most pictures at a time; the methods that compare all of theirs need them together in any case."""
-PASSES: Final = 2
-"""Network evaluations per step and picture, with classifier-free guidance."""
 
 
 def pruned(budget: int) -> Method:
@@ -167,7 +165,7 @@ def run(
                 "prompt_number": number,
                 "prompt": spec.text,
                 "correct": bool(oracle(found.best, spec).correct),
-                "cost": (found.evaluations + 2 * found.network_gradients) / (PASSES * STEPS),
+                "cost": (found.evaluations + 2 * found.network_gradients) / STEPS,
                 "judgements": found.judgements,
                 "gradients": found.gradients,
                 "seconds": round(time.perf_counter() - start, 3),

@@ -43,7 +43,7 @@ def train_generator(
     start_from: StartFrom = None,
     seed: Seed = 0,
 ) -> None:
-    """Train the generator by flow matching (about an hour and a half on one core)."""
+    """Train the generator by flow matching (about two hours on one core)."""
     from .generator import GeneratorRecipe
     from .generator import train_generator as train
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,3 +58,7 @@ def export_generator(trained: Path, out: Path) -> None:
     pipeline.transformer.half()
     pipeline.vae.half()
     pipeline.save_pretrained(out)
+    for path in out.rglob("*.json"):  # where the parts lay on the machine that trained them is left out
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -198,6 +198,7 @@ def test_an_exported_generator_paints_nearly_the_same(trained, tmp_path):
     folder, _, painter = trained
     export_generator(folder / "generator", tmp_path / "shipped")
     assert not list((tmp_path / "shipped").rglob("training.pt"))
+    assert not any("_name_or_path" in path.read_text() for path in (tmp_path / "shipped").rglob("*.json"))
     loaded = StableDiffusion3Pipeline.from_pretrained(tmp_path / "shipped")
     assert loaded.transformer.dtype == loaded.text_encoder.dtype == loaded.vae.dtype == torch.float32
     assert np.abs(paint(painter, PROMPTS) - paint(loaded, PROMPTS)).max() < 0.02
