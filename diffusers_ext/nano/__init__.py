@@ -15,5 +15,8 @@ GENERATOR_OPTIONS: Final[dict[str, Any]] = {
     "guidance_scale": 1.0,
     "max_sequence_length": 1,
 }
-"""How the nano generator is run here. Without guidance it errs half the time, which leaves choosing, steering and training
-something to gain, and takes half as long. One T5 token instead of 256 (all are zero) makes it several times faster."""
+"""How the nano generator is run here.
+
+Without guidance it errs half the time, which leaves choosing, steering and training something to gain, and takes half as
+long. One T5 token instead of 256 (all are zero) makes it several times faster.
+"""
