@@ -17,6 +17,6 @@ GENERATOR_OPTIONS: Final[dict[str, Any]] = {
 }
 """How the nano generator is run here.
 
-Without guidance it errs half the time, which leaves choosing, steering and training something to gain, and takes half as
-long. One T5 token instead of 256 (all are zero) makes it several times faster.
+Without guidance it errs half the time, which leaves choosing, steering and training something to gain, and takes half
+as long. One T5 token instead of 256 (all are zero) makes it several times faster.
 """
