@@ -159,7 +159,7 @@ def test_a_second_job_of_the_same_visitor_is_refused_and_a_stopped_one_makes_roo
     page.locator("#guided-stop").click()
     tab(page, "Best of N")
     page.locator("#search-go").click()
-    page.locator("#search-counts dd", has_text="320").wait_for()
+    page.locator("#search-counts dd", has_text="160").wait_for()
 
 
 def test_what_is_written_never_becomes_part_of_the_page(page, picture_files):
@@ -184,7 +184,7 @@ def test_samples_are_ranked_and_the_best_can_be_had(page, tmp_path):
 
     tab(page, "Best of N")
     page.locator("#search-go").click()
-    page.locator("#search-counts dd", has_text="320").wait_for()  # 8 samples, 20 steps, guided
+    page.locator("#search-counts dd", has_text="160").wait_for()  # 8 samples, 20 steps, no guidance
     page.locator("#search-gallery img").nth(7).wait_for()
     with page.expect_download() as download:
         page.locator("#search-download").click()
