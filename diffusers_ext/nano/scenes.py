@@ -309,10 +309,14 @@ def _background(rng: np.random.Generator) -> tuple[int, int, int]:
     return int(red), int(green), int(blue)
 
 
-def place(rng: np.random.Generator, shapes: list[str], colours: list[str]) -> Scene:
-    """A scene of the given objects (one to four), at random places and sizes, none touching another."""
+def _check_count(shapes: list[str]) -> None:
     if not 1 <= len(shapes) <= 4:
         raise ValueError(f"a scene holds one to four objects, not {len(shapes)}")
+
+
+def place(rng: np.random.Generator, shapes: list[str], colours: list[str]) -> Scene:
+    """A scene of the given objects (one to four), at random places and sizes, none touching another."""
+    _check_count(shapes)
     while (scene := _place(rng, shapes, colours)) is None:
         pass
     return scene
@@ -327,8 +331,7 @@ def place_in_cells(rng: np.random.Generator, shapes: list[str], colours: list[st
 
     Easier to paint than :func:`place`'s: an object is in one patch of a picture's 16, or nearly.
     """
-    if not 1 <= len(shapes) <= 4:
-        raise ValueError(f"a scene holds one to four objects, not {len(shapes)}")
+    _check_count(shapes)
     while True:
         radii = rng.uniform(SMALLEST_RADIUS, SMALLEST_RADIUS + 1.0, len(shapes))
         rows, columns = np.divmod(rng.permutation(16)[: len(shapes)], 4)

@@ -159,11 +159,12 @@ def test_the_gradient_raises_the_reward_with_samplers_of_higher_order_too(comfyu
         graph = json.loads(json.dumps(climbing(length=length, looks="0.4, 0.5, 0.6")).replace(PROMPT, prompt))
         graph["euler"]["inputs"]["sampler_name"] = sampler
         graph["empty"]["inputs"]["batch_size"] = 8
+        graph["guider"]["inputs"]["cfg"] = 3.0
         scored = {"reward_model": ["judge", 0], "images": ["decoded", 0], "prompt": prompt, "explain": False}
         graph["score"] = node("RewardDanceScoreImages", **scored)
         found = np.array(comfyui.run(graph).outputs["score"]["rewards"])
         rewards.append(np.log(found / (1 - found)))
-    assert np.median(rewards[1] - rewards[0]) > 0.5  # one or two of eight may become another picture, and a wrong one
+    assert (rewards[1] - rewards[0]).mean() > 0.5
 
 
 def test_a_judge_on_a_server_gives_no_gradient_and_says_so(comfyui):
