@@ -78,8 +78,8 @@ def machine() -> str:
 def course(runs: Sequence[Run]) -> str:
     """Every evaluation of every run."""
     lines = [
-        "| run | samples | correct | held out | reward | spread | diversity | minutes |",
-        "|---|---|---|---|---|---|---|---|",
+        "| run | samples | correct | held out | exact | reward | spread | diversity | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for run in runs:
         for item in run.evaluations:
@@ -87,6 +87,7 @@ def course(runs: Sequence[Run]) -> str:
                 f"{item.samples:,}",
                 "-" if item.second is None else f"{item.second:.3f}",
                 "-" if item.held_out is None else f"{item.held_out:.3f}",
+                "-" if item.exact is None else f"{item.exact:.3f}",
                 f"{item.reward:.2f}",
                 f"{item.group_deviation:.2f}",
                 f"{diversity_share(run.first, item):.2f}",
@@ -106,8 +107,9 @@ def spread(values: Sequence[float | None]) -> str:
 
 def table(runs: Sequence[Run], bar: float) -> str:
     lines = [
-        f"| algorithm | before | after | held out, before | held out, after | diversity | samples to {bar} | minutes |",
-        "|---|---|---|---|---|---|---|---|",
+        "| algorithm | before | after | held out, before | held out, after | exact, before | exact, after | diversity "
+        f"| samples to {bar} | minutes |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(run.algorithm for run in runs):
         those = [run for run in runs if run.algorithm == name]
@@ -117,6 +119,8 @@ def table(runs: Sequence[Run], bar: float) -> str:
             spread([run.last.second for run in those]),
             spread([run.first.held_out for run in those]),
             spread([run.last.held_out for run in those]),
+            spread([run.first.exact for run in those]),
+            spread([run.last.exact for run in those]),
             spread([diversity_share(run.first, run.last) for run in those]),
             ", ".join("never" if value is None else f"{value:,}" for value in reached),
             f"{statistics.mean(run.last.seconds for run in those) / 60:.1f}",

@@ -29,7 +29,7 @@ _COLUMNS: Final = ("iteration", "value", "of")
 _PLOTS: Final = {
     "Reward": ("evaluation", "learned from"),
     "Standard deviation of rewards": ("over all pictures", "within a prompt"),
-    "Second judge": ("all prompts", "combinations never trained on"),
+    "Second judge": ("all prompts", "combinations never trained on", "and nothing else shown"),
     "Diversity (base: 1)": ("pixels", "features"),
 }
 """Titles, and what is drawn under each."""
@@ -274,7 +274,7 @@ def curves(run: Run) -> dict[str, pd.DataFrame | None]:
     lines = (
         (_series(looks, "reward"), _thinned(_series(run.steps, "reward"))),
         (_series(looks, "reward_deviation"), _series(looks, "group_deviation")),
-        (_series(looks, "second"), _series(looks, "held_out")),
+        (_series(looks, "second"), _series(looks, "held_out"), _series(looks, "exact")),
         (_shares(_series(looks, "pixel_diversity")), _shares(_series(looks, "feature_diversity"))),
     )
     found: dict[str, pd.DataFrame | None] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,6 +22,11 @@ Groups = Annotated[int, typer.Option(help="Prompts per step, six pictures or vid
 Device = Annotated[str, typer.Option(help="Where to train: cpu, cuda, ...")]
 Workers = Annotated[int, typer.Option(help="Processes that prepare what is learned from, ahead of time.")]
 SaveEvery = Annotated[int, typer.Option(help="Steps from one saved state to the next.")]
+Lora = Annotated[
+    Path | None, typer.Option(help="Folder of a LoRA that the generator was trained to, to paint what it has become.")
+]
+LoraWeight = Annotated[float, typer.Option(help="How much of the LoRA; between 0 and 1 is what was on the way to it.")]
+PaintingSteps = Annotated[int, typer.Option(min=1, help="Denoising steps of finished pictures.")]
 
 
 @app.command()
@@ -56,17 +61,17 @@ def draw_pool(
     pipeline: Annotated[Path, typer.Option(help="A trained generator.")],
     groups: Annotated[int, typer.Option(help="Prompts, six pictures each.")] = 1000,
     batch: Annotated[int, typer.Option(help="Pictures at a time.")] = 64,
+    lora: Lora = None,
+    lora_weight: LoraWeight = 1.0,
+    painting_steps: PaintingSteps = 20,
     device: Annotated[str, typer.Option(help="Where to paint: cpu, cuda, ...")] = "cpu",
     seed: Seed = 0,
 ) -> None:
     """Have the generator paint pictures to train a reward model on."""
-    from diffusers import StableDiffusion3Pipeline
-
-    from . import GENERATOR_OPTIONS
     from .generated import draw_pool as draw
 
-    painter = StableDiffusion3Pipeline.from_pretrained(pipeline).to(device)
-    draw(painter, groups, seed, progress=True, batch=batch, **GENERATOR_OPTIONS).save(out)
+    painter = _painter(pipeline, lora, lora_weight, device)
+    draw(painter, groups, seed, progress=True, batch=batch, **_painted_in(painting_steps)).save(out)
 
 
 @app.command()
@@ -76,19 +81,37 @@ def draw_contenders(
     reward_model: Annotated[Path, typer.Option(help="A trained judge, which says what is worth finishing.")],
     groups: Annotated[int, typer.Option(help="Prompts, six pictures each.")] = 600,
     drafts: Annotated[int, typer.Option(min=3, help="Drafts per prompt.")] = 24,
+    lora: Lora = None,
+    lora_weight: LoraWeight = 1.0,
+    painting_steps: PaintingSteps = 20,
     device: Annotated[str, typer.Option(help="Where to paint: cpu, cuda, ...")] = "cpu",
     seed: Seed = 0,
 ) -> None:
     """The same, but three drafts of each prompt that a judge likes best, and what becomes of them when finished."""
-    from diffusers import StableDiffusion3Pipeline
-
     from ..rewards.model import RewardModel
-    from . import GENERATOR_OPTIONS
     from .generated import draw_contenders as draw
 
-    painter = StableDiffusion3Pipeline.from_pretrained(pipeline).to(device)
+    painter = _painter(pipeline, lora, lora_weight, device)
     judge = RewardModel.from_pretrained(reward_model, device=device)
-    draw(painter, judge, groups, seed, drafts, progress=True, **GENERATOR_OPTIONS).save(out)
+    draw(painter, judge, groups, seed, drafts, progress=True, **_painted_in(painting_steps)).save(out)
+
+
+def _painter(pipeline: Path, lora: Path | None, weight: float, device: str) -> Any:
+    """A trained generator, as it is or as a LoRA made it."""
+    from diffusers import StableDiffusion3Pipeline
+
+    painter = StableDiffusion3Pipeline.from_pretrained(pipeline).to(device)
+    if lora is not None:
+        painter.load_lora_weights(lora, adapter_name="trained")
+        painter.set_adapters("trained", weight)
+        painter.fuse_lora(components=["transformer"])  # or every step would compute it anew
+    return painter
+
+
+def _painted_in(steps: int) -> dict[str, Any]:
+    from . import GENERATOR_OPTIONS
+
+    return {**GENERATOR_OPTIONS, "num_inference_steps": steps}
 
 
 @app.command()

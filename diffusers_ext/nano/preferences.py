@@ -1,7 +1,8 @@
 """Seeded preference data of the nano world: pictures, which of two is better under an instruction, and why.
 
-The label of a pair depends on the instruction: *alignment* looks at the prompt only, *aesthetics* and *structure* at
-the picture only, and *overall* at the prompt first and at the picture where the prompt does not decide.
+The label of a pair depends on the instruction: *alignment* looks at the prompt only, and so does *exactness*, which
+wants nothing else in the picture; *aesthetics* and *structure* look at the picture only, and *overall* at the prompt
+first and at the picture where the prompt does not decide.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from ..rewards.instructions import PRESETS
 from .render import CLEAN, Degradation, render, sample_degradation
 from .scenes import (
     COLOURS,
@@ -34,7 +36,7 @@ from .scenes import (
     shade,
 )
 
-INSTRUCTIONS: Final = ("alignment", "aesthetics", "structure", "overall")
+INSTRUCTIONS: Final = ("alignment", "exactness", "aesthetics", "structure", "overall")
 GROUP: Final = 6
 """Pictures for one prompt."""
 LOOKS: Final = 0.2
@@ -69,16 +71,32 @@ class Picture:
 
 @dataclass(frozen=True)
 class Marks:
-    """What the instructions look at: the grade against the prompt, and the two sides of quality, each in [0, 1]."""
+    """What the instructions look at: the grade against the prompt, and the two sides of quality, each in [0, 1].
+
+    ``asked`` and ``shown`` are how many objects the prompt asks for and the picture shows.
+    """
 
     grade: Grade
     aesthetics: float
     structure: float
+    asked: int = 1
+    shown: int = 1
+
+    @property
+    def exactness(self) -> float:
+        """The grade's score, and less by the share of objects that nobody asked for."""
+        return self.grade.score * self.asked / max(self.asked, self.shown)
 
 
 def marks(picture: Picture, spec: PromptSpec) -> Marks:
     """The truth about a picture that was to show `spec`."""
-    return Marks(grade(spec, picture.objects), picture.degradation.aesthetics, picture.degradation.structure)
+    return Marks(
+        grade(spec, picture.objects),
+        picture.degradation.aesthetics,
+        picture.degradation.structure,
+        spec.count,
+        len(picture.objects),
+    )
 
 
 def preferred(instruction: str, candidate: Marks, reference: Marks) -> bool | None:
@@ -89,6 +107,8 @@ def preferred(instruction: str, candidate: Marks, reference: Marks) -> bool | No
     match instruction:
         case "alignment":
             difference, margin = alignment, 0.0
+        case "exactness":
+            difference, margin = candidate.exactness - reference.exactness, 0.0
         case "aesthetics":
             difference, margin = aesthetics, MARGIN
         case "structure":
@@ -108,6 +128,7 @@ def good(instruction: str, marked: Marks) -> bool:
     looks, whole = marked.aesthetics > 1 - MARGIN, marked.structure > 1 - MARGIN
     return {
         "alignment": marked.grade.correct,
+        "exactness": marked.grade.correct and marked.shown <= marked.asked,
         "aesthetics": looks,
         "structure": whole,
         "overall": marked.grade.correct and looks and whole,
@@ -179,15 +200,16 @@ def spec_about(rng: np.random.Generator, picture: Picture) -> PromptSpec:
 
 
 def _tally(instruction: str, picture: Picture, marked: Marks) -> list[tuple[str, str]]:
-    """Per criterion that the instruction covers: its name and 'met of all'."""
+    """Per criterion that the instruction covers: its name and 'met of all'; of exactness, as many as were asked for of all shown."""
     flawed = flaws(picture.degradation)
     checks = marked.grade.checks
     lines = {
         "Alignment": f"{sum(check.met for check in checks)} of {len(checks)}",
+        "Exactness": f"{min(marked.asked, marked.shown)} of {marked.shown}",
         "Aesthetics": f"{3 - sum(flawed[:3])} of 3",
         "Structure": f"{1 - flawed[3]} of 1",
     }
-    wanted = lines if instruction == "overall" else {instruction.capitalize()}
+    wanted = [name.capitalize() for name in PRESETS[instruction].criteria]
     return [(name, text) for name, text in lines.items() if name in wanted]
 
 

@@ -108,6 +108,11 @@ class PromptSpec:
         return "a photo of " + joint.join(spec.phrase for spec in self.objects)
 
     @property
+    def count(self) -> int:
+        """How many objects it asks for."""
+        return sum(spec.count for spec in self.objects)
+
+    @property
     def is_held_out(self) -> bool:
         """Whether it names a (colour, shape) combination that training never saw."""
         return any((spec.colour, spec.shape) in HELD_OUT for spec in self.objects)

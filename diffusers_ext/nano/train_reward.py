@@ -242,9 +242,8 @@ def _rationale_rows(
 
 def draw_instruction(rng: np.random.Generator, group: Group) -> str:
     """What a question about a group is to judge by."""
-    if group.generated:
-        return "alignment"
-    return INSTRUCTIONS[int(rng.choice(4, p=(0.4, 0.2, 0.15, 0.25)))]
+    shares = (0.5, 0.5, 0.0, 0.0, 0.0) if group.generated else (0.3, 0.2, 0.15, 0.12, 0.23)
+    return INSTRUCTIONS[int(rng.choice(len(INSTRUCTIONS), p=shares))]
 
 
 def pixels_of(groups: Sequence[Group]) -> Tensor:

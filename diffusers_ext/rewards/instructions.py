@@ -78,6 +78,12 @@ PRESETS: Final[dict[str, Instruction]] = {
             ("alignment",),
         ),
         Instruction(
+            "exactness",
+            "Judge whether the image matches the prompt and shows nothing else: every object, its count, colour and "
+            "place, and no object that the prompt does not name. Ignore how good it looks.",
+            ("alignment", "exactness"),
+        ),
+        Instruction(
             "aesthetics",
             "Judge how good the image looks: sharp, free of noise, with rich contrast and colour. Ignore the prompt.",
             ("aesthetics",),

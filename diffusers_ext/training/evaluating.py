@@ -61,11 +61,13 @@ class Exam:
                 for start in range(0, len(images), 64)
             ]
         )
-        second = self._second(images, prompts)
+        truth = _truth(images, prompts) if self.oracle else None
+        second = None if truth is None else truth.correct
+        if self.second is not None:
+            second = self.second.reward(images, prompts)
         held_out = None
-        if second is not None and self.oracle:
-            rare = torch.tensor([_is_held_out(prompt) for prompt in prompts])
-            held_out = float(second[rare].mean()) if rare.any() else None
+        if second is not None and truth is not None:
+            held_out = float(second[truth.rare].mean()) if truth.rare.any() else None
         shown = images[:, images.shape[1] // 2] if images.ndim == 5 else images
         grouped = shown.unflatten(0, (len(self.prompts), self.size))
         features = _features(studio, shown)
@@ -82,20 +84,31 @@ class Exam:
             second=None if second is None else float(second.mean()),
             second_deviation=None if second is None else float(second.std(correction=0)),
             held_out=held_out,
+            exact=None if truth is None else float(truth.exact.mean()),
         )
         return found, grouped, rewards.reshape(-1, self.size)
 
-    def _second(self, images: Tensor, prompts: Sequence[str]) -> Tensor | None:
-        if self.second is not None:
-            return self.second.reward(images, prompts)
-        if not self.oracle:
-            return None
-        from ..nano.oracle import judge
 
-        pictures = as_images(images.clamp(0, 1))
-        return torch.tensor(
-            [float(judge(picture, text).correct) for picture, text in zip(pictures, prompts, strict=True)]
-        )
+@dataclass(frozen=True)
+class _Truth:
+    """Of B pictures of the nano world, float [B]: which are correct, and which of these show nothing besides what was
+    asked for; and bool [B], whose prompts name a held-out combination.
+    """
+
+    correct: Tensor
+    exact: Tensor
+    rare: Tensor
+
+
+def _truth(images: Tensor, prompts: Sequence[str]) -> _Truth:
+    from ..nano.oracle import judge
+    from ..nano.scenes import parse_prompt
+
+    specs = [parse_prompt(prompt) for prompt in prompts]
+    verdicts = [judge(picture, spec) for picture, spec in zip(as_images(images.clamp(0, 1)), specs, strict=True)]
+    correct = torch.tensor([float(verdict.correct) for verdict in verdicts])
+    bare = [len(verdict.objects) <= spec.count for verdict, spec in zip(verdicts, specs, strict=True)]
+    return _Truth(correct, correct * torch.tensor(bare), torch.tensor([spec.is_held_out for spec in specs]))
 
 
 def nano_prompts_only(prompts: Sequence[str]) -> bool:
@@ -108,12 +121,6 @@ def nano_prompts_only(prompts: Sequence[str]) -> bool:
     except PromptError:
         return False
     return True
-
-
-def _is_held_out(prompt: str) -> bool:
-    from ..nano.scenes import parse_prompt
-
-    return parse_prompt(prompt).is_held_out
 
 
 def _features(studio: Studio, images: Tensor) -> Tensor | None:

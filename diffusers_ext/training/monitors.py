@@ -53,6 +53,8 @@ class Evaluation:
         base_distance: mean squared difference of velocities to the base's: the KL divergence up to a factor.
         second, second_deviation: the second judge's mean and standard deviation; None without one.
         held_out: the second judge's mean on prompts that name held-out combinations; None without any.
+        exact: share of pictures that the oracle finds correct and free of objects that nobody asked for; None where
+            prompts are not all of the nano world.
     """
 
     iteration: int
@@ -67,6 +69,7 @@ class Evaluation:
     second: float | None = None
     second_deviation: float | None = None
     held_out: float | None = None
+    exact: float | None = None
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)

@@ -61,6 +61,7 @@ def save_plot(path: Path, history: Sequence[Evaluation], steps: Sequence[dict[st
             [
                 ("all prompts", evaluated([item.second for item in history])),
                 ("held-out combinations", evaluated([item.held_out for item in history])),
+                ("and nothing else", evaluated([item.exact for item in history])),
             ],
             None,
         ),

@@ -46,12 +46,12 @@ from diffusers_ext.nano.scenes import (
 SINGULARS = {plural: shape for shape, plural in PLURALS.items()}
 
 
-def marked(alignment: float, aesthetics: float = 1.0, structure: float = 1.0) -> Marks:
-    return Marks(Grade((Check("anything", alignment),)), aesthetics, structure)
+def marked(alignment: float, aesthetics: float = 1.0, structure: float = 1.0, shown: int = 1) -> Marks:
+    return Marks(Grade((Check("anything", alignment),)), aesthetics, structure, asked=1, shown=shown)
 
 
 UNIT = st.floats(0, 1)
-MARKS = st.builds(marked, st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), UNIT, UNIT)
+MARKS = st.builds(marked, st.sampled_from([0.0, 0.25, 0.5, 0.75, 1.0]), UNIT, UNIT, st.integers(0, 5))
 
 
 @given(st.sampled_from(INSTRUCTIONS), MARKS, MARKS)
@@ -72,6 +72,12 @@ def test_nothing_is_better_than_itself(instruction, a):
     [
         ("alignment", marked(1.0, 0.1, 0.1), marked(0.75), True),
         ("alignment", marked(0.5, 1.0, 1.0), marked(0.5, 0.1, 0.1), None),
+        ("alignment", marked(0.5, shown=4), marked(0.5), None),
+        ("exactness", marked(0.5, 1.0, 1.0), marked(0.5, 0.1, 0.1), None),
+        ("exactness", marked(1.0, shown=2), marked(1.0), False),
+        ("exactness", marked(1.0, shown=2), marked(0.5), None),
+        ("exactness", marked(1.0, shown=2), marked(0.75, shown=2), True),
+        ("exactness", marked(1.0, shown=3), marked(0.5), False),
         ("aesthetics", marked(0.0, 0.9), marked(1.0, 0.5), True),
         ("aesthetics", marked(0.0, 0.9), marked(1.0, 0.75), None),
         ("structure", marked(0.0, 0.1, 0.3), marked(1.0, 1.0, 0.9), False),
@@ -99,11 +105,12 @@ def test_instructions_that_are_not_known_are_refused():
 @pytest.mark.parametrize(
     ("mark", "expected"),
     [
-        (marked(1.0), (True, True, True, True)),
-        (marked(0.75), (False, True, True, False)),
-        (marked(1.0, 0.5), (True, False, True, False)),
-        (marked(1.0, 1.0, 0.5), (True, True, False, False)),
-        (marked(1.0, 0.85, 0.85), (True, True, True, True)),
+        (marked(1.0), (True, True, True, True, True)),
+        (marked(0.75), (False, False, True, True, False)),
+        (marked(1.0, 0.5), (True, True, False, True, False)),
+        (marked(1.0, 1.0, 0.5), (True, True, True, False, False)),
+        (marked(1.0, 0.85, 0.85), (True, True, True, True, True)),
+        (marked(1.0, shown=2), (True, False, True, True, True)),
     ],
 )
 def test_good_by_hand(mark, expected):
@@ -275,11 +282,13 @@ def test_rationales_count_right(instruction):
             name: [int(number) for number in numbers]
             for name, *numbers in re.findall(r"(\w+): candidate (\d) of (\d), reference (\d) of (\d)\.", text)
         }
-        wanted = ["Alignment", "Aesthetics", "Structure"]
-        assert list(tallies) == (wanted if instruction == "overall" else [instruction.capitalize()])
+        several = {"overall": ["Alignment", "Aesthetics", "Structure"], "exactness": ["Alignment", "Exactness"]}
+        assert list(tallies) == several.get(instruction, [instruction.capitalize()])
         for picture, side in ((first, 0), (second, 2)):
             checks = grade(group.spec, picture.objects).checks
+            asked = sum(item.count for item in group.spec.objects)
             counted = {
+                "Exactness": [min(asked, len(picture.objects)), len(picture.objects)],
                 "Alignment": [sum(check.score == 1 for check in checks), len(checks)],
                 "Aesthetics": [sum(word in caption(picture) for word in FLAWLESS[:3]), 3],
                 "Structure": [int("whole" in caption(picture)), 1],
