@@ -200,7 +200,7 @@ def spec_about(rng: np.random.Generator, picture: Picture) -> PromptSpec:
 
 
 def _tally(instruction: str, picture: Picture, marked: Marks) -> list[tuple[str, str]]:
-    """Per criterion that the instruction covers: its name and 'met of all'; of exactness, as many as were asked for of all shown."""
+    """Per criterion that the instruction covers: its name and 'met of all' (of exactness, 'asked for of shown')."""
     flawed = flaws(picture.degradation)
     checks = marked.grade.checks
     lines = {

@@ -24,7 +24,7 @@ def find(judges):
 def test_the_numbers_are_those_of_the_judge_itself(untrained_judge, pictures):
     a, b = pictures[:2]
     *_, known = compare(find({"nano": untrained_judge}), ["nano"], a, b, PROMPT, instructions_for(CRITERIA, ""))
-    assert known.criteria == ["overall", "alignment", "aesthetics", "structure"]
+    assert known.criteria == ["overall", "alignment", "exactness", "aesthetics", "structure"]
     for answer in known.answers:
         whole = untrained_judge.compare(a, b, PROMPT, instruction=answer.criterion)[0]
         one = untrained_judge.compare(a, b, PROMPT, instruction=answer.criterion, debias=False)[0]
