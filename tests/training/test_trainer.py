@@ -18,7 +18,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from diffusers_ext.configuring import plain
+from diffusers_ext.nano.oracle import detect
 from diffusers_ext.rewards.errors import ModelError
+from diffusers_ext.rewards.images import as_images
 from diffusers_ext.rewards.model import RewardModel
 from diffusers_ext.training import LoraTrainingError, train_lora
 from diffusers_ext.training.ddpo import DDPO
@@ -195,6 +197,17 @@ def test_a_run_leaves_a_grid_a_plot_and_figures(config):
     assert found[0]["second"] is not None  # the oracle understands these prompts
     with Image.open(result.out / "samples" / "000002.png") as grid, Image.open(result.out / "monitors.png") as plot:
         assert np.asarray(grid).std() > 10 and np.asarray(plot).std() > 10
+
+
+def test_exact_are_those_that_show_what_was_asked_for_and_nothing_else(config, tmp_path):
+    (tmp_path / "asked.txt").write_text("a photo of a star\n")
+    shipped = replace(config, pipeline=None, evaluation_prompts=str(tmp_path / "asked.txt"), evaluation_size=24)
+    setup = prepare(replace(shipped, evaluation_steps=6))
+    found, pictures, _ = setup.exam.sit(setup.studio, 0, 0, 0.0)
+    stars = [[item.shape for item in detect(picture)] for picture in as_images(pictures[0].clamp(0, 1))]
+    assert found.second == pytest.approx(sum("star" in shapes for shapes in stars) / 24)
+    assert found.exact == pytest.approx(sum(shapes == ["star"] for shapes in stars) / 24)
+    assert 0 < found.exact < found.second
 
 
 def test_references_are_the_best_of_several_and_their_rewards_are_of_pairs(config):
