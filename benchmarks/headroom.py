@@ -4,10 +4,11 @@
     python -m benchmarks.headroom --guidance 3
     python -m benchmarks.headroom --lora runs/nano-nft       # after training: the same prompts from the same noise
 
-For each kind of prompt: the share of pictures that the oracle finds correct; the share of prompts with a correct one
-among 8 and among 32, which is what training could bring out if its judge were the oracle; the share of correct ones
-among those that the nano judge likes best of 8 and of 32, which is what it can bring out with that judge; how often the
-judge puts a correct picture of a prompt above a wrong one; and how many objects the oracle sees in a picture.
+For each kind of prompt: the share of pictures that the oracle finds correct, and of those that are exact, which is
+correct with no object that nobody asked for; the share of prompts with a correct one among 8 and among 32, which is
+what training could bring out if its judge were the oracle; the share of correct ones among those that the nano judge
+likes best of 8 and of 32, which is what it can bring out with that judge; how often the judge puts a correct picture
+of a prompt above a wrong one; and how many objects the oracle sees in a picture.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ with hushed():
     from diffusers_ext.training.saving import DIFFUSERS_FILE
 
 COUNT = 32
-COLUMNS = ("kind", "correct", "any of 8", "any of 32", "judge's best of 8", "of 32", "judge ranks right", "objects")
+COLUMNS = (
+    "kind", "correct", "exact", "any of 8", "any of 32", "judge's best of 8", "of 32", "judge ranks right", "objects"
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -79,10 +82,13 @@ def kind_of(spec: PromptSpec) -> str:
     return f"{spec.kind}, held out" if spec.is_held_out else spec.kind
 
 
-def row(kind: str, verdicts: list[list[OracleVerdict]], rewards: np.ndarray) -> str:
-    """A line of the table: the oracle's verdicts on COUNT pictures of each prompt, and rewards [prompts, COUNT]."""
+def row(kind: str, asked: list[int], verdicts: list[list[OracleVerdict]], rewards: np.ndarray) -> str:
+    """A line of the table: how many objects each prompt asks for, the oracle's verdicts on COUNT pictures of each, and
+    rewards [prompts, COUNT].
+    """
     correct = np.array([[verdict.correct for verdict in items] for items in verdicts])
-    objects = np.mean([[len(verdict.objects) for verdict in items] for items in verdicts])
+    objects = np.array([[len(verdict.objects) for verdict in items] for items in verdicts])
+    exact = correct & (objects <= np.array(asked)[:, None])
 
     def best(of: int) -> tuple[float, float]:
         """Prompts with a correct one among so many, and correct ones among the judge's best."""
@@ -95,7 +101,8 @@ def row(kind: str, verdicts: list[list[OracleVerdict]], rewards: np.ndarray) -> 
         if 0 < right.mean() < 1
     ]
     (any_8, best_8), (any_32, best_32) = best(8), best(COUNT)
-    cells = (correct.mean(), any_8, any_32, best_8, best_32, np.mean(ranked) if ranked else np.nan, objects)
+    ranks = np.mean(ranked) if ranked else np.nan
+    cells = (correct.mean(), exact.mean(), any_8, any_32, best_8, best_32, ranks, objects.mean())
     return f"| {kind} | " + " | ".join(f"{value:.2f}" for value in cells) + " |"
 
 
@@ -109,7 +116,7 @@ def main() -> None:
     if options.lora is not None and not (options.lora / DIFFUSERS_FILE).is_file():
         parser.error(f"--lora {options.lora}: holds no {DIFFUSERS_FILE}, which train-lora writes")
 
-    found: dict[str, list[tuple[list[OracleVerdict], list[float]]]] = {}
+    found: dict[str, list[tuple[int, list[OracleVerdict], list[float]]]] = {}
     with hushed():
         painter = Painter.load(options.guidance, options.steps, options.lora)
         by = load_judge(JudgeConfig(instruction="alignment"), torch.device("cpu"))
@@ -118,11 +125,13 @@ def main() -> None:
                 continue
             images = painter.paint(spec.text)
             verdicts = [judge(image, spec) for image in as_images(images.clamp(0, 1))]
-            found.setdefault(kind_of(spec), []).append((verdicts, by.reward(images, [spec.text] * COUNT).tolist()))
+            rewards = by.reward(images, [spec.text] * COUNT).tolist()
+            found.setdefault(kind_of(spec), []).append((spec.count, verdicts, rewards))
     print("| " + " | ".join(COLUMNS) + " |")
     print("|---" * len(COLUMNS) + "|")
     for kind, items in found.items():
-        print(row(kind, [verdicts for verdicts, _ in items], np.array([rewards for _, rewards in items])))
+        asked, verdicts, rewards = (list(part) for part in zip(*items, strict=True))
+        print(row(kind, asked, verdicts, np.array(rewards)))
 
 
 if __name__ == "__main__":

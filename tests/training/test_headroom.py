@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,12 +23,13 @@ def test_a_line_of_the_table_is_what_its_pictures_are():
     right = judge(render(sample_scene_for(rng, parse_prompt(PROMPT))), PROMPT)
     wrong = judge(np.full((64, 64, 3), 40, dtype=np.uint8), PROMPT)
     assert (right.correct, len(right.objects), len(wrong.objects)) == (True, 2, 0)
+    crowded = replace(right, objects=(*right.objects, replace(right.objects[0], shape="star")))
     # One right picture in the last eight of the first prompt's; the judge likes it best there, but not of all.
-    verdicts = [[wrong] * (COUNT - 1) + [right], [wrong] * COUNT]
-    rewards = np.zeros((2, COUNT))
+    verdicts = [[wrong] * (COUNT - 1) + [right], [wrong] * COUNT, [right] * (COUNT - 1) + [crowded]]
+    rewards = np.zeros((3, COUNT))
     rewards[0, 0], rewards[0, -1] = 2.0, 1.0
-    cells = [cell.strip() for cell in row("counting", verdicts, rewards).strip("|").split("|")]
-    expected = (1 / 64, 1 / 8, 1 / 2, 1 / 8, 0, 30 / 31, 2 / 64)
+    cells = [cell.strip() for cell in row("counting", [2, 2, 2], verdicts, rewards).strip("|").split("|")]
+    expected = (33 / 96, 32 / 96, 5 / 12, 2 / 3, 5 / 12, 1 / 3, 30 / 31, (2 + 2 * 31 + 3) / 96)
     assert cells == ["counting", *(f"{value:.2f}" for value in expected)]
     assert len(COLUMNS) == len(cells)
 
