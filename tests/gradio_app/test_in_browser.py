@@ -52,7 +52,7 @@ def test_two_pictures_are_compared_and_explained_word_by_word(page):
     parts = {part.removesuffix("▍") for part in page.evaluate("window.written")}
     whole = page.locator(".rd-thought pre").first.inner_text()
     assert any(part and whole.startswith(part) and part != whole for part in parts)
-    assert page.locator(".rd-table tbody tr").count() == 4
+    assert page.locator(".rd-table tbody tr").count() == 5
     assert page.locator(".rd-headline").count() == 2
     assert "Candidate" in page.locator(".rd-thought").first.inner_text()
     page.set_viewport_size({"width": 390, "height": 844})
