@@ -61,7 +61,7 @@ class Exam:
                 for start in range(0, len(images), 64)
             ]
         )
-        truth = _truth(images, prompts) if self.oracle else None
+        truth = _truth(images, prompts) if self.oracle and images.ndim == 4 else None  # it does not look at videos
         second = None if truth is None else truth.correct
         if self.second is not None:
             second = self.second.reward(images, prompts)
