@@ -82,13 +82,11 @@ def kind_of(spec: PromptSpec) -> str:
     return f"{spec.kind}, held out" if spec.is_held_out else spec.kind
 
 
-def row(kind: str, asked: list[int], verdicts: list[list[OracleVerdict]], rewards: np.ndarray) -> str:
-    """A line of the table: how many objects each prompt asks for, the oracle's verdicts on COUNT pictures of each, and
-    rewards [prompts, COUNT].
-    """
+def row(kind: str, verdicts: list[list[OracleVerdict]], rewards: np.ndarray) -> str:
+    """A line of the table: the oracle's verdicts on COUNT pictures of each prompt, and rewards [prompts, COUNT]."""
     correct = np.array([[verdict.correct for verdict in items] for items in verdicts])
-    objects = np.array([[len(verdict.objects) for verdict in items] for items in verdicts])
-    exact = correct & (objects <= np.array(asked)[:, None])
+    exact = np.mean([[verdict.grade.exact for verdict in items] for items in verdicts])
+    objects = np.mean([[len(verdict.objects) for verdict in items] for items in verdicts])
 
     def best(of: int) -> tuple[float, float]:
         """Prompts with a correct one among so many, and correct ones among the judge's best."""
@@ -102,7 +100,7 @@ def row(kind: str, asked: list[int], verdicts: list[list[OracleVerdict]], reward
     ]
     (any_8, best_8), (any_32, best_32) = best(8), best(COUNT)
     ranks = np.mean(ranked) if ranked else np.nan
-    cells = (correct.mean(), exact.mean(), any_8, any_32, best_8, best_32, ranks, objects.mean())
+    cells = (correct.mean(), exact, any_8, any_32, best_8, best_32, ranks, objects)
     return f"| {kind} | " + " | ".join(f"{value:.2f}" for value in cells) + " |"
 
 
@@ -116,7 +114,7 @@ def main() -> None:
     if options.lora is not None and not (options.lora / DIFFUSERS_FILE).is_file():
         parser.error(f"--lora {options.lora}: holds no {DIFFUSERS_FILE}, which train-lora writes")
 
-    found: dict[str, list[tuple[int, list[OracleVerdict], list[float]]]] = {}
+    found: dict[str, list[tuple[list[OracleVerdict], list[float]]]] = {}
     with hushed():
         painter = Painter.load(options.guidance, options.steps, options.lora)
         by = load_judge(JudgeConfig(instruction="alignment"), torch.device("cpu"))
@@ -125,13 +123,11 @@ def main() -> None:
                 continue
             images = painter.paint(spec.text)
             verdicts = [judge(image, spec) for image in as_images(images.clamp(0, 1))]
-            rewards = by.reward(images, [spec.text] * COUNT).tolist()
-            found.setdefault(kind_of(spec), []).append((spec.count, verdicts, rewards))
+            found.setdefault(kind_of(spec), []).append((verdicts, by.reward(images, [spec.text] * COUNT).tolist()))
     print("| " + " | ".join(COLUMNS) + " |")
     print("|---" * len(COLUMNS) + "|")
     for kind, items in found.items():
-        asked, verdicts, rewards = (list(part) for part in zip(*items, strict=True))
-        print(row(kind, asked, verdicts, np.array(rewards)))
+        print(row(kind, [verdicts for verdicts, _ in items], np.array([rewards for _, rewards in items])))
 
 
 if __name__ == "__main__":

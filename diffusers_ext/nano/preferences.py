@@ -71,32 +71,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class Marks:
-    """What the instructions look at: the grade against the prompt, and the two sides of quality, each in [0, 1].
-
-    ``asked`` and ``shown`` are how many objects the prompt asks for and the picture shows.
-    """
+    """What the instructions look at: the grade against the prompt, and the two sides of quality, each in [0, 1]."""
 
     grade: Grade
     aesthetics: float
     structure: float
-    asked: int = 1
-    shown: int = 1
-
-    @property
-    def exactness(self) -> float:
-        """The grade's score, and less by the share of objects that nobody asked for."""
-        return self.grade.score * self.asked / max(self.asked, self.shown)
 
 
 def marks(picture: Picture, spec: PromptSpec) -> Marks:
     """The truth about a picture that was to show `spec`."""
-    return Marks(
-        grade(spec, picture.objects),
-        picture.degradation.aesthetics,
-        picture.degradation.structure,
-        spec.count,
-        len(picture.objects),
-    )
+    return Marks(grade(spec, picture.objects), picture.degradation.aesthetics, picture.degradation.structure)
 
 
 def preferred(instruction: str, candidate: Marks, reference: Marks) -> bool | None:
@@ -108,7 +92,7 @@ def preferred(instruction: str, candidate: Marks, reference: Marks) -> bool | No
         case "alignment":
             difference, margin = alignment, 0.0
         case "exactness":
-            difference, margin = candidate.exactness - reference.exactness, 0.0
+            difference, margin = candidate.grade.exactness - reference.grade.exactness, 0.0
         case "aesthetics":
             difference, margin = aesthetics, MARGIN
         case "structure":
@@ -128,7 +112,7 @@ def good(instruction: str, marked: Marks) -> bool:
     looks, whole = marked.aesthetics > 1 - MARGIN, marked.structure > 1 - MARGIN
     return {
         "alignment": marked.grade.correct,
-        "exactness": marked.grade.correct and marked.shown <= marked.asked,
+        "exactness": marked.grade.exact,
         "aesthetics": looks,
         "structure": whole,
         "overall": marked.grade.correct and looks and whole,
@@ -202,10 +186,10 @@ def spec_about(rng: np.random.Generator, picture: Picture) -> PromptSpec:
 def _tally(instruction: str, picture: Picture, marked: Marks) -> list[tuple[str, str]]:
     """Per criterion that the instruction covers: its name and 'met of all' (of exactness, 'asked for of shown')."""
     flawed = flaws(picture.degradation)
-    checks = marked.grade.checks
+    checks, asked, shown = marked.grade.checks, marked.grade.asked, marked.grade.shown
     lines = {
         "Alignment": f"{sum(check.met for check in checks)} of {len(checks)}",
-        "Exactness": f"{min(marked.asked, marked.shown)} of {marked.shown}",
+        "Exactness": f"{min(asked, shown)} of {shown}",
         "Aesthetics": f"{3 - sum(flawed[:3])} of 3",
         "Structure": f"{1 - flawed[3]} of 1",
     }

@@ -132,9 +132,14 @@ class Check:
 
 @dataclass(frozen=True)
 class Grade:
-    """``score``: mean over the checks, in [0, 1]. ``correct``: every check is met (GenEval's notion)."""
+    """``score``: mean over the checks, in [0, 1]. ``correct``: every check is met (GenEval's notion).
+
+    ``asked`` and ``shown`` are how many objects a prompt asks for and a picture shows; of videos both are left at 1.
+    """
 
     checks: tuple[Check, ...]
+    asked: int = 1
+    shown: int = 1
 
     @property
     def score(self) -> float:
@@ -143,6 +148,16 @@ class Grade:
     @property
     def correct(self) -> bool:
         return all(check.met for check in self.checks)
+
+    @property
+    def exact(self) -> bool:
+        """Correct, with no object that nobody asked for."""
+        return self.correct and self.shown <= self.asked
+
+    @property
+    def exactness(self) -> float:
+        """The score, and less by the share of objects that nobody asked for."""
+        return self.score * self.asked / max(self.asked, self.shown)
 
 
 def holds(relation: Relation, first: SeenObject, second: SeenObject) -> bool:
@@ -172,7 +187,7 @@ def grade(spec: PromptSpec, objects: tuple[SeenObject, ...] | list[SeenObject]) 
             if a is not b and first.fits(a) and second.fits(b)
         )
         checks.append(Check(f"the {first.shape} {spec.relation} the {second.shape}", float(related)))
-    return Grade(tuple(checks))
+    return Grade(tuple(checks), spec.count, len(objects))
 
 
 _OBJECT = rf"(?:a|an) (?:(?P<colour{{0}}>{'|'.join(COLOURS)}) )?(?P<shape{{0}}>{'|'.join(SHAPES)})"

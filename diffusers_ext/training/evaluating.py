@@ -106,9 +106,11 @@ def _truth(images: Tensor, prompts: Sequence[str]) -> _Truth:
 
     specs = [parse_prompt(prompt) for prompt in prompts]
     verdicts = [judge(picture, spec) for picture, spec in zip(as_images(images.clamp(0, 1)), specs, strict=True)]
-    correct = torch.tensor([float(verdict.correct) for verdict in verdicts])
-    bare = [len(verdict.objects) <= spec.count for verdict, spec in zip(verdicts, specs, strict=True)]
-    return _Truth(correct, correct * torch.tensor(bare), torch.tensor([spec.is_held_out for spec in specs]))
+    return _Truth(
+        correct=torch.tensor([float(verdict.correct) for verdict in verdicts]),
+        exact=torch.tensor([float(verdict.grade.exact) for verdict in verdicts]),
+        rare=torch.tensor([spec.is_held_out for spec in specs]),
+    )
 
 
 def nano_prompts_only(prompts: Sequence[str]) -> bool:

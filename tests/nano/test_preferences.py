@@ -47,7 +47,7 @@ SINGULARS = {plural: shape for shape, plural in PLURALS.items()}
 
 
 def marked(alignment: float, aesthetics: float = 1.0, structure: float = 1.0, shown: int = 1) -> Marks:
-    return Marks(Grade((Check("anything", alignment),)), aesthetics, structure, asked=1, shown=shown)
+    return Marks(Grade((Check("anything", alignment),), asked=1, shown=shown), aesthetics, structure)
 
 
 UNIT = st.floats(0, 1)

@@ -11,7 +11,7 @@ import torch
 from benchmarks.headroom import COLUMNS, COUNT, Painter, row
 from diffusers_ext.nano.oracle import judge
 from diffusers_ext.nano.render import render
-from diffusers_ext.nano.scenes import parse_prompt, sample_scene_for
+from diffusers_ext.nano.scenes import grade, parse_prompt, sample_scene_for
 from diffusers_ext.training.policy import add_lora
 from diffusers_ext.training.saving import save_lora
 
@@ -23,12 +23,13 @@ def test_a_line_of_the_table_is_what_its_pictures_are():
     right = judge(render(sample_scene_for(rng, parse_prompt(PROMPT))), PROMPT)
     wrong = judge(np.full((64, 64, 3), 40, dtype=np.uint8), PROMPT)
     assert (right.correct, len(right.objects), len(wrong.objects)) == (True, 2, 0)
-    crowded = replace(right, objects=(*right.objects, replace(right.objects[0], shape="star")))
+    objects = (*right.objects, replace(right.objects[0], shape="star"))
+    crowded = replace(right, objects=objects, grade=grade(parse_prompt(PROMPT), objects))
     # One right picture in the last eight of the first prompt's; the judge likes it best there, but not of all.
     verdicts = [[wrong] * (COUNT - 1) + [right], [wrong] * COUNT, [right] * (COUNT - 1) + [crowded]]
     rewards = np.zeros((3, COUNT))
     rewards[0, 0], rewards[0, -1] = 2.0, 1.0
-    cells = [cell.strip() for cell in row("counting", [2, 2, 2], verdicts, rewards).strip("|").split("|")]
+    cells = [cell.strip() for cell in row("counting", verdicts, rewards).strip("|").split("|")]
     expected = (33 / 96, 32 / 96, 5 / 12, 2 / 3, 5 / 12, 1 / 3, 30 / 31, (2 + 2 * 31 + 3) / 96)
     assert cells == ["counting", *(f"{value:.2f}" for value in expected)]
     assert len(COLUMNS) == len(cells)
