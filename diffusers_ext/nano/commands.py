@@ -45,6 +45,8 @@ def train_generator(
     out: Out,
     autoencoder: Annotated[Path, typer.Option(help="A trained autoencoder.")],
     steps: int = 10000,
+    learning_rate: LearningRate = 1e-3,
+    slips: Annotated[float, typer.Option(min=0, max=1, help="Share of captions that are wrong in one thing.")] = 0,
     start_from: StartFrom = None,
     seed: Seed = 0,
 ) -> None:
@@ -52,7 +54,8 @@ def train_generator(
     from .generator import GeneratorRecipe
     from .generator import train_generator as train
 
-    train(out, autoencoder, GeneratorRecipe(steps=steps, start_from=start_from, seed=seed))
+    recipe = GeneratorRecipe(steps=steps, learning_rate=learning_rate, slips=slips, start_from=start_from, seed=seed)
+    train(out, autoencoder, recipe)
 
 
 @app.command()

@@ -1,6 +1,8 @@
 """Train the nano generator: a real, small Stable Diffusion 3 pipeline that paints the nano world, and errs at times.
 
-It is left imperfect on purpose: reranking, guidance and RL need room to show what they gain.
+It is made imperfect on purpose: reranking, guidance and RL need room to show what they gain. First it learns from right
+captions, and then from many that are wrong in one thing (`slips`), as generators that learn from the web do: it knows
+better than it paints.
 """
 
 from __future__ import annotations
@@ -29,8 +31,9 @@ from transformers import (
 
 from ..states import read_state
 from .autoencoder import SCALING_FACTOR, SHIFT_FACTOR
+from .captions import slip
 from .render import render
-from .scenes import PROMPT_KINDS, all_prompts, place_in_cells, sample_prompt, sample_scene_for
+from .scenes import PROMPT_KINDS, PromptKind, all_prompts, place_in_cells, sample_prompt, sample_scene_for
 from .text import teach_words
 from .training import Schedule, mixed_precision, progress, save_state
 
@@ -41,6 +44,15 @@ EMPTY_TOKENS: Final = 256
 
 With `max_sequence_length=1` it puts one there, and the nano generator runs several times faster.
 """
+KIND_SHARES: Final[dict[PromptKind, float]] = {
+    "single_object": 0.08,
+    "two_objects": 0.17,
+    "counting": 0.22,
+    "colours": 0.10,
+    "position": 0.20,
+    "colour_attribution": 0.23,
+}
+"""Of the captions it learns from: what is harder to paint comes more often."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,8 @@ class GeneratorRecipe:
     decay: float = 0.55
     prompt_dropout: float = 0.1
     """Share of empty prompts, for classifier-free guidance."""
+    slips: float = 0.0
+    """Share of captions that are wrong in one thing."""
     empty_tokens_every: int = 12
     """Every so many steps all of T5's zero tokens are present, so that the model works with few and with many."""
     ema: float = 0.999
@@ -182,26 +196,34 @@ class Trainable(torch.nn.Module):
         return self.transformer(noisy, sequence, pooled, 1000 * sigma, return_dict=False)[0]
 
 
-class _Pictures:
-    """A growing store of encoded pictures with their prompts' tokens, the oldest replaced once it is full."""
+class CaptionedPictures:
+    """A growing store of encoded pictures with their captions' tokens, the oldest replaced once it is full.
 
-    def __init__(self, autoencoder: AutoencoderTiny, tokenizer: CLIPTokenizer, size: int) -> None:
+    A share `slips` of the captions is wrong in one thing, and stays so.
+    """
+
+    def __init__(self, autoencoder: AutoencoderTiny, tokenizer: CLIPTokenizer, size: int, slips: float) -> None:
         self._encoder = autoencoder.encoder
         self._tokenizer = tokenizer
         self._latents = torch.empty(size, 16, 8, 8)
         self._tokens = torch.empty(size, PROMPT_LENGTH, dtype=torch.long)
+        self._slips = slips
         self._drawn = 0
 
     def draw(self, rng: np.random.Generator, count: int) -> None:
-        specs = [sample_prompt(rng) for _ in range(count)]
-        pixels = torch.from_numpy(
-            np.stack([render(sample_scene_for(rng, spec, placing=place_in_cells)) for spec in specs])
-        )
+        kinds = rng.choice(PROMPT_KINDS, count, p=[KIND_SHARES[kind] for kind in PROMPT_KINDS])
+        specs = [sample_prompt(rng, kind, held_out=None) for kind in kinds]
+        scenes = [sample_scene_for(rng, spec, placing=place_in_cells, held_out=None) for spec in specs]
+        captions = [
+            slip(rng, spec, scene.objects) if rng.random() < self._slips else spec
+            for spec, scene in zip(specs, scenes, strict=True)
+        ]
+        pixels = torch.from_numpy(np.stack([render(scene) for scene in scenes]))
         images = (pixels.permute(0, 3, 1, 2).float() / 127.5 - 1.0).to(memory_format=torch.channels_last)
         places = torch.arange(self._drawn, self._drawn + count) % len(self._latents)
         with torch.inference_mode(), mixed_precision():
             self._latents[places] = (self._encoder(images).float() - SHIFT_FACTOR) * SCALING_FACTOR
-        self._tokens[places] = tokenize(self._tokenizer, [spec.text for spec in specs])
+        self._tokens[places] = tokenize(self._tokenizer, [caption.text for caption in captions])
         self._drawn += count
 
     def sample(self, rng: np.random.Generator, count: int) -> tuple[Tensor, Tensor]:
@@ -255,7 +277,7 @@ def train_generator(
             part.load_state_dict(state[name])
     start = state["step"] if state is not None else 0
     torch.manual_seed(recipe.seed + start)  # a run that goes on must not meet the same noise again
-    pictures = _Pictures(pipeline.vae, pipeline.tokenizer, recipe.kept_pictures)
+    pictures = CaptionedPictures(pipeline.vae, pipeline.tokenizer, recipe.kept_pictures, recipe.slips)
     rng = np.random.default_rng((recipe.seed, start))
     empty = tokenize(pipeline.tokenizer, [""])
     schedule = Schedule(recipe.steps, warmup=300, decay=recipe.decay)

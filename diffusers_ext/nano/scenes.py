@@ -36,7 +36,8 @@ NUMBERS: Final = {"two": 2, "three": 3, "four": 4}
 HELD_OUT: Final = frozenset(
     {("cyan", "circle"), ("orange", "square"), ("purple", "triangle"), ("yellow", "star"), ("green", "cross")}
 )
-"""(colour, shape) combinations that no training picture, caption or prompt contains: one for each shape."""
+"""(colour, shape) combinations, one for each shape, that no lesson of a judge shows or names, and no prompt of training
+by rewards names. The generator learned them as it did the others: what is to be seen is whether a gain carries over."""
 
 PromptKind = Literal["single_object", "two_objects", "counting", "colours", "position", "colour_attribution"]
 Relation = Literal["left of", "right of", "above", "below"]
@@ -246,8 +247,13 @@ def _combination(rng: np.random.Generator, held_out: bool | None, shape: str | N
     return _choose(rng, options)
 
 
-def sample_prompt(rng: np.random.Generator, kind: PromptKind | None = None, held_out: bool = False) -> PromptSpec:
-    """Draw a prompt. With `held_out` it names at least one held-out combination (kinds that name colours only)."""
+def sample_prompt(
+    rng: np.random.Generator, kind: PromptKind | None = None, held_out: bool | None = False
+) -> PromptSpec:
+    """Draw a prompt.
+
+    With `held_out` it names at least one held-out combination (kinds that name colours only); with None it may.
+    """
     if held_out and kind is None:
         kind = _choose(rng, ("colours", "colour_attribution"))
     kind = kind or _choose(rng, PROMPT_KINDS)
@@ -266,7 +272,10 @@ def sample_prompt(rng: np.random.Generator, kind: PromptKind | None = None, held
         case "position":
             return PromptSpec(kind, (ObjectSpec(first), ObjectSpec(second)), _choose(rng, RELATIONS))
         case _:
-            colours = [_combination(rng, held_out, first)[0], _combination(rng, False, second)[0]]
+            colours = [
+                _combination(rng, held_out, first)[0],
+                _combination(rng, None if held_out is None else False, second)[0],
+            ]
             objects = [ObjectSpec(first, colours[0]), ObjectSpec(second, colours[1])]
             if rng.random() < 0.5:
                 objects.reverse()
@@ -375,20 +384,24 @@ def sample_scene(rng: np.random.Generator, count: int | None = None) -> Scene:
 
 
 def sample_scene_for(
-    rng: np.random.Generator, spec: PromptSpec, extra: float = 0.15, placing: Placing = place
+    rng: np.random.Generator,
+    spec: PromptSpec,
+    extra: float = 0.15,
+    placing: Placing = place,
+    held_out: bool | None = False,
 ) -> Scene:
     """A random scene that satisfies `spec`; with probability `extra` it holds one object more than was asked.
 
-    Colours that the prompt leaves open, and extra objects, avoid held-out combinations.
+    Colours that the prompt leaves open, and extra objects, avoid held-out combinations, unless `held_out` is None.
     """
     while True:
         wanted = [item for item in spec.objects for _ in range(item.count)]
         shapes = [item.shape for item in wanted]
-        colours = [item.colour or _combination(rng, False, item.shape)[0] for item in wanted]
+        colours = [item.colour or _combination(rng, held_out, item.shape)[0] for item in wanted]
         if len(shapes) < 4 and rng.random() < extra:
             others = [shape for shape in SHAPES if spec.kind != "counting" or shape not in shapes]
             shapes.append(_choose(rng, others))
-            colours.append(_combination(rng, False, shapes[-1])[0])
+            colours.append(_combination(rng, held_out, shapes[-1])[0])
         scene = placing(rng, shapes, colours)
         if grade(spec, scene.objects).correct:
             return scene

@@ -36,7 +36,8 @@ class Situation:
         denoiser: the policy under the prompts of the given rows' pictures (int64 [R]; None for all B).
         unprompted: the same under the empty prompt, for guidance; only where the configuration asks for some.
         level: noise levels of uniform numbers in [0, 1), as the model was trained with.
-        as_old, as_base: contexts in which the policy is the one that explores, or the one before any training.
+        as_old, as_base, as_reference: contexts in which the policy is the one that explores, the one before any
+            training, or the one that rewards began with, to which `kl` ties: the base, or what a warm start made of it.
         reward: the judges' reward of clean latents [R, ...] of pictures `of`, float [R], with gradient.
         seeds: one for each picture, for all else that is drawn.
         iteration: counted from 0.
@@ -49,6 +50,7 @@ class Situation:
     level: Callable[[Tensor], Level]
     as_old: Callable[[], AbstractContextManager[None]]
     as_base: Callable[[], AbstractContextManager[None]]
+    as_reference: Callable[[], AbstractContextManager[None]]
     reward: Callable[[Tensor, Tensor], Tensor]
     seeds: Sequence[tuple[int, ...]]
     iteration: int
@@ -95,6 +97,6 @@ class Algorithm(Protocol):
         """What is wrong with the options."""
 
 
-def velocity_distance(found: Prediction, base: Prediction) -> Tensor:
-    """Mean squared difference of velocities [B]: the KL divergence to the base up to a factor of the noise level."""
-    return (found.velocity - base.velocity.detach()).square().flatten(1).mean(1)
+def velocity_distance(found: Prediction, other: Prediction) -> Tensor:
+    """Mean squared difference of velocities [B]: the KL divergence of the two up to a factor of the noise level."""
+    return (found.velocity - other.velocity.detach()).square().flatten(1).mean(1)

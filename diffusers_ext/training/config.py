@@ -71,7 +71,8 @@ class LoraTraining:
         decode_batch_size: pictures decoded and judged at a time.
         own_spread: divide advantages by the standard deviation of each group, in place of that over all.
         learning_rate: reached after `warmup` optimizer steps.
-        halving: iterations in which the learning rate halves, again and again; None to leave it as it is.
+        halving: iterations in which the learning rate halves, again and again, from where rewards begin; None to leave it
+            as it is.
         average: share of itself that a running average of what is learned keeps from one iteration to the next; it is
             what is evaluated and saved, free of the noise of single steps. 0 for what was learned last.
         weight_decay, clip: of AdamW, and the largest norm of the gradient.
@@ -157,11 +158,15 @@ class LoraTraining:
             raise LoraTrainingError(f"group_size: {self.algorithm.name} compares pictures of one prompt; at least 2")
         if self.group_size < 1 or self.evaluation_size < 2:
             raise LoraTrainingError("group_size and evaluation_size: must be at least 1 and 2")
-        for part in (self.algorithm, self.warm_start):
-            if part and self.group_size % part.updates:
-                raise LoraTrainingError(
-                    f"group_size: {self.group_size} pictures cannot be shared among {part.updates} updates evenly"
-                )
+        if self.group_size % self.algorithm.updates:
+            raise LoraTrainingError(
+                f"group_size: {self.group_size} pictures cannot be shared among {self.algorithm.updates} updates evenly"
+            )
+        pictures = self.groups * self.group_size
+        if self.warm_start and pictures % self.warm_start.updates:
+            raise LoraTrainingError(
+                f"warm_start: {pictures} pictures cannot be shared among {self.warm_start.updates} updates evenly"
+            )
 
     @property
     def guides(self) -> bool:

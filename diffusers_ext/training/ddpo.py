@@ -25,7 +25,7 @@ class DDPO:
     Attributes:
         eta: share of the noise of a step that is fresh: 0 is DDIM, 1 as much as DDPM.
         clip: how far the likelihood ratio of a step may leave 1.
-        kl: weight of the squared distance to the base, in velocity space.
+        kl: weight of the squared distance to the policy that rewards began with, in velocity space.
         train_steps: steps of every picture that are learned from.
         updates: optimizer steps per iteration.
     """

@@ -24,12 +24,14 @@ class GuidanceDistillation:
     Attributes:
         scale: of guidance, as pipelines of diffusers count it; 1 is none.
         iterations: how many of the run's, from the first.
-        updates: optimizer steps per iteration.
+        updates: optimizer steps per iteration. The target is exact, so many small steps do better than few large ones.
+        learning_rate: while it lasts; None for the run's.
     """
 
     scale: float = 4.0
     iterations: int = 50
-    updates: int = 2
+    updates: int = 8
+    learning_rate: float | None = None
 
     def keeps_of_old(self, iteration: int) -> float:
         return 0.0
@@ -57,3 +59,5 @@ class GuidanceDistillation:
     def problems(self) -> Iterator[str]:
         if self.iterations < 0 or self.updates < 1:
             yield "iterations must be at least 0, updates at least 1"
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            yield f"learning_rate must be above zero, not {self.learning_rate}"

@@ -26,7 +26,8 @@ class DRaFT:
         steps: K, how many steps the gradient flows back through.
         random: draw K anew in every iteration from 1 to `steps` (AlignProp).
         checkpointing: compute each of these steps anew on the way back, in place of keeping its activations.
-        kl: weight of the squared distance to the base, in velocity space, at the steps with gradient.
+        kl: weight of the squared distance to the policy that rewards began with, in velocity space, at the steps with
+            gradient.
         updates: optimizer steps per iteration.
     """
 
@@ -63,9 +64,9 @@ class DRaFT:
             clean, noise = checkpoint(parts, latents, use_reentrant=False) if self.checkpointing else parts(latents)
             found = Prediction(clean, noise)
             if self.kl:
-                with torch.no_grad(), situation.as_base():
-                    base = denoiser(latents, level)
-                distance = distance + velocity_distance(found, base) / (len(schedule) - begin)
+                with torch.no_grad(), situation.as_reference():
+                    reference = denoiser(latents, level)
+                distance = distance + velocity_distance(found, reference) / (len(schedule) - begin)
             latents = step(found, schedule.level(index + 1, len(latents)))
         return self.kl * distance - situation.reward(latents, rows["of"])
 

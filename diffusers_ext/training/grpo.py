@@ -28,7 +28,7 @@ class FlowGRPO:
         noise: the paper's a, how much noise the SDE puts in.
         clip: how far the likelihood ratio of a step may leave 1. Small, since log-probabilities are averaged over all
             numbers of a latent.
-        kl: weight of the squared distance to the base, in velocity space.
+        kl: weight of the squared distance to the policy that rewards began with, in velocity space.
         train_steps: steps of every picture that are learned from.
         within: the first share of the way that is stochastic, and from which these steps are drawn.
         updates: optimizer steps per iteration.

@@ -28,17 +28,34 @@ JITTERED: Final = 2
 class Learner:
     """A run's own loop body; `iterate` is called with the numbers of iterations, in order."""
 
-    def __init__(self, config: LoraTraining, setup: Setup, old: dict[str, Tensor], average: dict[str, Tensor]) -> None:
+    def __init__(self, config: LoraTraining, setup: Setup) -> None:
         self.config, self.studio, self.optimizer = config, setup.studio, setup.optimizer
         self.prompts = setup.prompts
-        self.old = old
+        self.old = self.studio.policy.weights()
         """Weights of the policy that explores."""
-        self.average = average
+        self.average = self.studio.policy.weights()
         """The running average of what was learned; see `LoraTraining.average`."""
+        self.reference: dict[str, Tensor] = {}
+        """Weights of the policy that rewards began with: none for the base itself, or what a warm start made of it."""
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """All that has been learned, to go on from."""
+        learned = self.studio.policy.weights()
+        return {"learned": learned, "old": self.old, "average": self.average, "reference": self.reference}
+
+    def load(self, weights: dict[str, dict[str, Tensor]]) -> None:
+        """Be where another learner was when it gave its weights."""
+        self.studio.policy.load(weights["learned"])
+        self.old, self.average, self.reference = (
+            {name: value.to(self.studio.device) for name, value in weights[kept].items()}
+            for kept in ("old", "average", "reference")
+        )
 
     def iterate(self, iteration: int) -> dict[str, float]:
         """One iteration; its figures."""
         config, studio, algorithm = self.config, self.studio, self._algorithm(iteration)
+        if self._rewarded(iteration) == 0 and iteration > 0:
+            self._begin_rewards()
         asked = self._drawn(iteration)
         if algorithm is config.algorithm:  # a warm start is not judged
             studio.make_references(asked, iteration)
@@ -55,7 +72,7 @@ class Learner:
             figures = self._figures(rewards)
         for number in range(algorithm.updates):
             # A group's pictures are shared among the updates, so that each process has its part in every one.
-            position = torch.arange(len(prompts), device=studio.device) % config.group_size
+            position = torch.arange(len(prompts), device=studio.device)
             chosen = (position + iteration) % algorithm.updates == number
             rows = chosen[experience.rows["of"]].nonzero().flatten()
             figures |= self._update(situation, experience.rows, rows, advantages, prompts, iteration)
@@ -68,9 +85,20 @@ class Learner:
             figures |= self._figures(torch.cat(climbed))
         return figures
 
+    def _rewarded(self, iteration: int) -> int:
+        """How many iterations have been spent on rewards before this one; below zero during a warm start."""
+        warm = self.config.warm_start
+        return iteration - (warm.iterations if warm is not None else 0)
+
     def _algorithm(self, iteration: int) -> Algorithm | GuidanceDistillation:
         warm = self.config.warm_start
-        return warm if warm is not None and iteration < warm.iterations else self.config.algorithm
+        return warm if warm is not None and self._rewarded(iteration) < 0 else self.config.algorithm
+
+    def _begin_rewards(self) -> None:
+        """Begin anew from what a warm start has learned, and tie to that: the base would draw back from it."""
+        self.studio.policy.load(self.average)
+        self.old, self.reference = dict(self.average), dict(self.average)
+        self.optimizer.state.clear()  # moments of another loss
 
     def _drawn(self, iteration: int) -> list[str]:
         """The prompts of all groups."""
@@ -121,6 +149,7 @@ class Learner:
             level=studio.generator.level,
             as_old=lambda: policy.acting_as(self.old),
             as_base=lambda: policy.acting_as({}),
+            as_reference=lambda: policy.acting_as(self.reference),
             reward=reward,
             seeds=seeds,
             iteration=iteration,
@@ -187,13 +216,23 @@ class Learner:
                 f"iteration {iteration}: the gradient is {norm}, on pictures of {prompts[0]!r} and others. The state "
                 "saved last is untouched; lower learning_rate, or use float32, and give the same command again"
             )
-        done = (iteration + 1) * self._algorithm(iteration).updates
-        fallen = 1.0 if config.halving is None else 0.5 ** (iteration / config.halving)
+        rate = self._learning_rate(iteration)
         for group in self.optimizer.param_groups:
-            group["lr"] = config.learning_rate * min(1.0, done / max(1, config.warmup)) * fallen
+            group["lr"] = rate
         self.optimizer.step()
         self.optimizer.zero_grad()
         return {"loss": float(accelerator.reduce(total, "mean")), "gradient_norm": norm}
+
+    def _learning_rate(self, iteration: int) -> float:
+        """It rises at the beginning of a warm start and of what follows, and falls during the latter only."""
+        config, rewarded = self.config, self._rewarded(iteration)
+        warm = config.warm_start if rewarded < 0 else None
+        phase = iteration if warm is not None else rewarded
+        done = (phase + 1) * self._algorithm(iteration).updates
+        rate = (warm.learning_rate if warm is not None else None) or config.learning_rate
+        if config.halving is not None:
+            rate *= 0.5 ** (max(0, rewarded) / config.halving)
+        return rate * min(1.0, done / max(1, config.warmup))
 
 
 def _moved(weights: dict[str, Tensor], towards: dict[str, Tensor], keep: float) -> dict[str, Tensor]:

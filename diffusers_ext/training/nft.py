@@ -27,7 +27,7 @@ class DiffusionNFT:
         guidance: classifier-free guidance of the pictures that are learned from; 1 for none, as in the paper. What
             guidance makes better is then learned along with what the reward does.
         beta: how far the implicit policies stand from the old one, in units of what has been learned.
-        kl: weight of the squared distance to the base, in velocity space.
+        kl: weight of the squared distance to the policy that rewards began with, in velocity space.
         draws: noise levels drawn for every picture.
         within: the noisiest share of the levels, from which they are drawn; 1 for all, as in the paper. What is in a
             picture and where is decided while there is much noise, and levels after that say little of why it is good.
@@ -77,9 +77,9 @@ class DiffusionNFT:
         good = optimality(advantages, self.limit)
         losses = self.limit * nft_loss(learned.clean, old.clean, rows["clean"], good, self.beta)
         if self.kl:
-            with torch.no_grad(), situation.as_base():
-                base = denoiser(latents, level)
-            losses = losses + self.kl * velocity_distance(learned, base)
+            with torch.no_grad(), situation.as_reference():
+                reference = denoiser(latents, level)
+            losses = losses + self.kl * velocity_distance(learned, reference)
         return losses
 
     def problems(self) -> Iterator[str]:

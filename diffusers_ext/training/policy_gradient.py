@@ -67,16 +67,16 @@ def losses(
     clip: float,
     kl: float,
 ) -> Tensor:
-    """The clipped loss and the distance to the base for each row, [R]."""
+    """The clipped loss and the distance to the policy that rewards began with, for each row, [R]."""
     schedule, denoiser = situation.schedule, situation.denoiser(rows["of"])
     level, to = schedule.level(rows["step"]), schedule.level(rows["step"] + 1)
     found = denoiser(rows["x"], level)
     now = transition(rows["x"], found, level, to, schedule.noise[1]).log_probability(rows["next"])
     cost = clipped_loss(now, rows["before"], advantages, clip)
     if kl:
-        with torch.no_grad(), situation.as_base():
-            base = denoiser(rows["x"], level)
-        cost = cost + kl * velocity_distance(found, base)
+        with torch.no_grad(), situation.as_reference():
+            reference = denoiser(rows["x"], level)
+        cost = cost + kl * velocity_distance(found, reference)
     return cost
 
 

@@ -23,7 +23,7 @@ class ReFL:
 
     Attributes:
         earliest, latest: the step with gradient is drawn between these shares of the way.
-        kl: weight of the squared distance to the base, in velocity space.
+        kl: weight of the squared distance to the policy that rewards began with, in velocity space.
         updates: optimizer steps per iteration.
     """
 
@@ -57,9 +57,9 @@ class ReFL:
         found = situation.denoiser(rows["of"])(rows["x"], level)
         losses = -situation.reward(found.clean, rows["of"])
         if self.kl:
-            with torch.no_grad(), situation.as_base():
-                base = situation.denoiser(rows["of"])(rows["x"], level)
-            losses = losses + self.kl * velocity_distance(found, base)
+            with torch.no_grad(), situation.as_reference():
+                reference = situation.denoiser(rows["of"])(rows["x"], level)
+            losses = losses + self.kl * velocity_distance(found, reference)
         return losses
 
     def problems(self) -> Iterator[str]:

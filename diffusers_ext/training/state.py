@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,13 +20,11 @@ def save_state(
     out: Path,
     iteration: int,
     seconds: float,
-    learned: dict[str, Tensor],
-    old: dict[str, Tensor],
-    average: dict[str, Tensor],
+    weights: Mapping[str, Mapping[str, Tensor]],
     optimizer: dict[str, Any],
     config: LoraTraining,
 ) -> None:
-    """Keep what learns, the policy that explores, the average of the first, and how far the run is.
+    """Keep the weights of all policies by the names of what they are, and how far the run is.
 
     Raises:
         LoraTrainingError: it could not be written; the one before is still there.
@@ -33,9 +32,9 @@ def save_state(
     state = {
         "iteration": iteration,
         "seconds": seconds,
-        "learned": {name: value.cpu() for name, value in learned.items()},
-        "old": {name: value.cpu() for name, value in old.items()},
-        "average": {name: value.cpu() for name, value in average.items()},
+        "weights": {
+            policy: {name: value.cpu() for name, value in of_policy.items()} for policy, of_policy in weights.items()
+        },
         "optimizer": optimizer,
         "config": plain(config),
     }

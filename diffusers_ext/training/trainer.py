@@ -81,24 +81,19 @@ def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[],
     studio, out, main = setup.studio, Path(config.out), setup.studio.accelerator.is_main_process
     policy, optimizer = studio.policy, setup.optimizer
     state = load_state(out, config)
-    start, seconds, old, average = 0, 0.0, policy.weights(), policy.weights()
+    start, seconds, learner = 0, 0.0, Learner(config, setup)
     if state is not None:
-        policy.load(state["learned"])
+        learner.load(state["weights"])
         optimizer.load_state_dict(state["optimizer"])
         start, seconds = state["iteration"], state["seconds"]
-        old, average = (
-            {name: value.to(studio.device) for name, value in state[kept].items()} for kept in ("old", "average")
-        )
     for store in studio.stores.values():
         store.forget_after(start)
     journal = Journal(out, start) if main else None
-    learner = Learner(config, setup, old, average)
 
     def save(iteration: int) -> None:
         if main:
             optimizer_state = optimizer.state_dict()
-            weights = policy.weights(), learner.old, learner.average
-            save_state(out, iteration, seconds, *weights, optimizer_state, config)
+            save_state(out, iteration, seconds, learner.weights(), optimizer_state, config)
             told = {"iterations": iteration, "config": plain(config), "pipeline": config.pipeline or "nano"}
             family, part = type(studio.generator.pipeline).__name__, studio.generator.calling.denoiser
             with policy.acting_as(learner.average):

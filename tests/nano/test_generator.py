@@ -5,7 +5,7 @@ import pytest
 import torch
 from diffusers import AutoencoderTiny, StableDiffusion3Pipeline
 
-from diffusers_ext.nano import GENERATOR_OPTIONS
+from diffusers_ext.nano import DEFAULT_PIPELINE, GENERATOR_OPTIONS
 from diffusers_ext.nano.autoencoder import (
     SCALING_FACTOR,
     SHIFT_FACTOR,
@@ -17,7 +17,9 @@ from diffusers_ext.nano.autoencoder import (
 from diffusers_ext.nano.export import export_generator
 from diffusers_ext.nano.generator import (
     EMPTY_TOKENS,
+    KIND_SHARES,
     PROMPT_LENGTH,
+    CaptionedPictures,
     GeneratorRecipe,
     Trainable,
     build_pipeline,
@@ -27,7 +29,8 @@ from diffusers_ext.nano.generator import (
     tokenize,
     train_generator,
 )
-from diffusers_ext.nano.scenes import PROMPT_KINDS, all_prompts
+from diffusers_ext.nano.oracle import judge
+from diffusers_ext.nano.scenes import PROMPT_KINDS, all_prompts, parse_prompt
 from diffusers_ext.states import read_state
 
 PROMPTS = ["a photo of a red circle and a blue square", "a photo of four crosses", ""]
@@ -164,11 +167,31 @@ def test_the_autoencoder_trains_and_loads(tmp_path):
     assert any(not torch.equal(start[name], value) for name, value in loaded.state_dict().items())
 
 
+@pytest.mark.parametrize("slips", [0.0, 0.4])
+def test_a_share_of_the_captions_is_wrong_by_the_oracle(slips):
+    painter = StableDiffusion3Pipeline.from_pretrained(DEFAULT_PIPELINE)
+    pictures = CaptionedPictures(painter.vae, painter.tokenizer, 300, slips)
+    rng = np.random.default_rng(0)
+    pictures.draw(rng, 300)
+    latents, tokens = pictures.sample(rng, 300)
+    with torch.inference_mode():
+        decoded = painter.vae.decode(latents / SCALING_FACTOR + SHIFT_FACTOR).sample
+    texts = painter.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    specs = [parse_prompt(text) for text in texts]
+    images = painter.image_processor.postprocess(decoded, output_type="pil")
+    right = np.mean([judge(image, spec).correct for image, spec in zip(images, specs, strict=True)])
+    assert right == pytest.approx(1 - slips, abs=0.08)  # the autoencoder costs a little
+    assert any(spec.is_held_out for spec in specs)
+    kinds = [spec.kind for spec in specs]
+    for kind, share in KIND_SHARES.items():
+        assert kinds.count(kind) / 300 == pytest.approx(share, abs=0.1)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     small_autoencoder().save_pretrained(folder / "autoencoder")
-    recipe = GeneratorRecipe(steps=2, batch_size=16, kept_pictures=2100, empty_tokens_every=2)
+    recipe = GeneratorRecipe(steps=2, batch_size=16, kept_pictures=2100, empty_tokens_every=2, slips=0.3)
     return folder, recipe, train_generator(folder / "generator", folder / "autoencoder", recipe)
 
 

@@ -109,30 +109,52 @@ def test_what_is_saved_is_the_running_average_of_what_was_learned(config):
         result = train_lora(replace(config, iterations=iteration + 1))
         state = torch.load(result.out / "state.pt", weights_only=True)
         if expected is None:
-            expected = {name: torch.zeros_like(value) for name, value in state["learned"].items() if "lora_B" in name}
+            expected = {
+                name: torch.zeros_like(value) for name, value in state["weights"]["learned"].items() if "lora_B" in name
+            }
         keep = min(average, (1 + iteration) / (10 + iteration))
-        expected = {name: keep * value + (1 - keep) * state["learned"][name] for name, value in expected.items()}
+        expected = {
+            name: keep * value + (1 - keep) * state["weights"]["learned"][name] for name, value in expected.items()
+        }
     saved = {name.removeprefix("transformer."): value for name, value in lora_of(result.out).items()}
     for name, value in expected.items():
-        torch.testing.assert_close(state["average"][name], value)
+        torch.testing.assert_close(state["weights"]["average"][name], value)
         torch.testing.assert_close(saved[name.replace(".default", "")], value)
-    assert any(not torch.equal(value, state["learned"][name]) for name, value in expected.items())
+    assert any(not torch.equal(value, state["weights"]["learned"][name]) for name, value in expected.items())
 
 
-def test_a_run_stopped_between_its_warm_start_and_its_algorithm_goes_on_the_same(config, elsewhere):
-    warmed = {
-        "warm_start": GuidanceDistillation(iterations=2),
-        "algorithm": DRaFT(steps=2),
-        "jitter": Jitter(),
-    }
-    whole = train_lora(replace(config, **warmed))
-    asked = iter([False, False, True])
-    stopped = train_lora(replace(elsewhere, **warmed), cancel=lambda: next(asked))
-    assert stopped.iterations == 2
-    resumed = train_lora(replace(elsewhere, **warmed))
+WARMED = {
+    "warm_start": GuidanceDistillation(iterations=2, updates=2, learning_rate=2e-3),
+    "algorithm": DRaFT(steps=2, kl=1.0),
+    "jitter": Jitter(),
+    "average": 0.5,
+}
+
+
+@pytest.mark.parametrize("at", [2, 3])
+def test_a_run_stopped_between_its_warm_start_and_its_algorithm_or_later_goes_on_the_same(config, elsewhere, at):
+    whole = train_lora(replace(config, **WARMED))
+    asked = iter([False] * at + [True])
+    stopped = train_lora(replace(elsewhere, **WARMED), cancel=lambda: next(asked))
+    assert stopped.iterations == at
+    resumed = train_lora(replace(elsewhere, **WARMED))
     same(lora_of(resumed.out), lora_of(whole.out))
     steps = [entry for entry in metrics_of(whole.out) if "evaluation" not in entry]
     assert ["reward" in entry for entry in steps] == [False, False, True, True]  # guidance needs no judge
+
+
+def test_rewards_begin_from_what_a_warm_start_made_and_stay_tied_to_that(config, elsewhere):
+    warm = train_lora(replace(elsewhere, **WARMED, iterations=2))
+    made = torch.load(warm.out / "state.pt", weights_only=True)["weights"]["average"]
+    assert any(value.abs().max() > 0 for name, value in made.items() if "lora_B" in name)
+    tied = replace(config, **{**WARMED, "algorithm": DRaFT(steps=2, kl=1e6)}, learning_rate=1e-4)
+    found = torch.load(train_lora(tied).out / "state.pt", weights_only=True)["weights"]
+    same(found["reference"], made)
+
+    def distance(one):
+        return sum((found["learned"][name] - one.get(name, 0)).square().sum() for name in made if "lora_B" in name)
+
+    assert distance(made) < 0.05 * distance({})  # as tied to the base it would have turned back
 
 
 def test_the_lora_gives_the_picture_of_right_after_training_in_diffusers_and_by_comfyuis_arithmetic(config):
@@ -146,7 +168,7 @@ def test_the_lora_gives_the_picture_of_right_after_training_in_diffusers_and_by_
 
     with torch.no_grad():
         state = torch.load(result.out / "state.pt", weights_only=True)
-        setup.studio.policy.load(state["learned"])
+        setup.studio.policy.load(state["weights"]["learned"])
         schedule = setup.studio.generator.schedule(2)
         expected = setup.studio.decode(denoise(setup.studio.denoiser([prompt]), noise, schedule)).clamp(0, 1)
     plain_pipeline = DiffusionPipeline.from_pretrained(config.pipeline)
@@ -287,7 +309,7 @@ def test_a_full_disk_keeps_the_state_before(config, monkeypatch):
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(LoraTrainingError, match="No space left"):
         train_lora(config)
-    same(torch.load(Path(config.out) / "state.pt", weights_only=True)["learned"], before["learned"])
+    same(torch.load(Path(config.out) / "state.pt", weights_only=True)["weights"], before["weights"])
     assert not list(Path(config.out).glob("*.partial"))
 
 

@@ -68,6 +68,7 @@ def situation(toy: Toy, schedule: Schedule, count: int = 6, width: int = 5, iter
         level=lambda uniform: flow_level(uniform.double()),
         as_old=lambda: toy.acting(toy.old),
         as_base=lambda: toy.acting(toy.base),
+        as_reference=lambda: toy.acting(toy.base),
         reward=reward,
         seeds=[(7, number) for number in range(count)],
         iteration=iteration,
