@@ -71,8 +71,8 @@ class LoraTraining:
         decode_batch_size: pictures decoded and judged at a time.
         own_spread: divide advantages by the standard deviation of each group, in place of that over all.
         learning_rate: reached after `warmup` optimizer steps.
-        halving: iterations in which the learning rate halves, again and again, from where rewards begin; None to leave it
-            as it is.
+        halving: iterations in which the learning rate halves, again and again, once rewards have begun; None to leave
+            it as it is.
         average: share of itself that a running average of what is learned keeps from one iteration to the next; it is
             what is evaluated and saved, free of the noise of single steps. 0 for what was learned last.
         weight_decay, clip: of AdamW, and the largest norm of the gradient.

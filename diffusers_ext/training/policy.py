@@ -38,7 +38,9 @@ class Policy:
         """The policy under B prompts."""
 
         def predict(latents: Tensor, level: Level) -> Prediction:
-            with torch.autocast(latents.device.type, torch.bfloat16, enabled=self.half):
+            # Autocast's cache goes by parameter and not by value: within an outer context, one policy after another in
+            # the same parameters would compute with the weights of the first.
+            with torch.autocast(latents.device.type, torch.bfloat16, enabled=self.half, cache_enabled=False):
                 output = self.generator.output(self.network, latents, level.timestep, condition)
             return level.split(self.generator.predicts, latents, output)
 
