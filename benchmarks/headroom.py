@@ -8,7 +8,9 @@ For each kind of prompt: the share of pictures that the oracle finds correct, an
 correct with no object that nobody asked for; the share of prompts with a correct one among 8 and among 32, which is
 what training could bring out if its judge were the oracle; the share of correct ones among those that the nano judge
 likes best of 8 and of 32, which is what it can bring out with that judge; how often the judge puts a correct picture
-of a prompt above a wrong one; and how many objects the oracle sees in a picture.
+of a prompt above a wrong one; how many objects the oracle sees in a picture; and how far apart the exact pictures of a
+prompt are, in pixels of range [0, 1]. All pictures of a prompt lie closer together as fewer of them are wrong; that the
+right ones do would be collapse.
 """
 
 from __future__ import annotations
@@ -31,13 +33,15 @@ with hushed():
 
     from diffusers_ext.training.diffusion import denoise, guided, noise_for
     from diffusers_ext.training.generators import Generator, canvas_for
+    from diffusers_ext.training.monitors import pixel_diversity
     from diffusers_ext.training.policy import Policy
     from diffusers_ext.training.rewards import JudgeConfig, load_judge
     from diffusers_ext.training.saving import DIFFUSERS_FILE
 
 COUNT = 32
 COLUMNS = (
-    "kind", "correct", "exact", "any of 8", "any of 32", "judge's best of 8", "of 32", "judge ranks right", "objects"
+    "kind", "correct", "exact", "any of 8", "any of 32", "judge's best of 8", "of 32", "judge ranks right", "objects",
+    "exact ones apart",
 )  # fmt: skip
 
 
@@ -82,8 +86,21 @@ def kind_of(spec: PromptSpec) -> str:
     return f"{spec.kind}, held out" if spec.is_held_out else spec.kind
 
 
-def row(kind: str, verdicts: list[list[OracleVerdict]], rewards: np.ndarray) -> str:
-    """A line of the table: the oracle's verdicts on COUNT pictures of each prompt, and rewards [prompts, COUNT]."""
+def apart(images: torch.Tensor, verdicts: list[OracleVerdict]) -> float:
+    """How far apart the exact ones of a prompt's pictures [COUNT, 3, H, W] are; NaN if there are not two."""
+    exact = torch.tensor([verdict.grade.exact for verdict in verdicts])
+    return pixel_diversity(images[exact].clamp(0, 1)[None]) if exact.sum() > 1 else np.nan
+
+
+def row(kind: str, verdicts: list[list[OracleVerdict]], rewards: np.ndarray, distances: list[float]) -> str:
+    """A line of the table.
+
+    Args:
+        kind: of the prompts.
+        verdicts: the oracle's on COUNT pictures of each prompt.
+        rewards: of the same pictures, [prompts, COUNT].
+        distances: how far apart the exact ones of each prompt are.
+    """
     correct = np.array([[verdict.correct for verdict in items] for items in verdicts])
     exact = np.mean([[verdict.grade.exact for verdict in items] for items in verdicts])
     objects = np.mean([[len(verdict.objects) for verdict in items] for items in verdicts])
@@ -100,8 +117,10 @@ def row(kind: str, verdicts: list[list[OracleVerdict]], rewards: np.ndarray) -> 
     ]
     (any_8, best_8), (any_32, best_32) = best(8), best(COUNT)
     ranks = np.mean(ranked) if ranked else np.nan
+    known = [distance for distance in distances if not np.isnan(distance)]
     cells = (correct.mean(), exact, any_8, any_32, best_8, best_32, ranks, objects)
-    return f"| {kind} | " + " | ".join(f"{value:.2f}" for value in cells) + " |"
+    shown = [*(f"{value:.2f}" for value in cells), f"{np.mean(known):.3f}" if known else "-"]
+    return f"| {kind} | " + " | ".join(shown) + " |"
 
 
 def main() -> None:
@@ -114,7 +133,7 @@ def main() -> None:
     if options.lora is not None and not (options.lora / DIFFUSERS_FILE).is_file():
         parser.error(f"--lora {options.lora}: holds no {DIFFUSERS_FILE}, which train-lora writes")
 
-    found: dict[str, list[tuple[list[OracleVerdict], list[float]]]] = {}
+    found: dict[str, list[tuple[list[OracleVerdict], list[float], float]]] = {}
     with hushed():
         painter = Painter.load(options.guidance, options.steps, options.lora)
         by = load_judge(JudgeConfig(instruction="alignment"), torch.device("cpu"))
@@ -123,11 +142,13 @@ def main() -> None:
                 continue
             images = painter.paint(spec.text)
             verdicts = [judge(image, spec) for image in as_images(images.clamp(0, 1))]
-            found.setdefault(kind_of(spec), []).append((verdicts, by.reward(images, [spec.text] * COUNT).tolist()))
+            rewards = by.reward(images, [spec.text] * COUNT).tolist()
+            found.setdefault(kind_of(spec), []).append((verdicts, rewards, apart(images, verdicts)))
     print("| " + " | ".join(COLUMNS) + " |")
     print("|---" * len(COLUMNS) + "|")
     for kind, items in found.items():
-        print(row(kind, [verdicts for verdicts, _ in items], np.array([rewards for _, rewards in items])))
+        verdicts_of, rewards_of, distances = zip(*items, strict=True)
+        print(row(kind, list(verdicts_of), np.array(rewards_of), list(distances)))
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.headroom import COLUMNS, COUNT, Painter, row
+from benchmarks.headroom import COLUMNS, COUNT, Painter, apart, row
 from diffusers_ext.nano.oracle import judge
 from diffusers_ext.nano.render import render
 from diffusers_ext.nano.scenes import grade, parse_prompt, sample_scene_for
@@ -29,10 +29,21 @@ def test_a_line_of_the_table_is_what_its_pictures_are():
     verdicts = [[wrong] * (COUNT - 1) + [right], [wrong] * COUNT, [right] * (COUNT - 1) + [crowded]]
     rewards = np.zeros((3, COUNT))
     rewards[0, 0], rewards[0, -1] = 2.0, 1.0
-    cells = [cell.strip() for cell in row("counting", verdicts, rewards).strip("|").split("|")]
+    cells = [cell.strip() for cell in row("counting", verdicts, rewards, [np.nan, 0.1, 0.2]).strip("|").split("|")]
     expected = (33 / 96, 32 / 96, 5 / 12, 2 / 3, 5 / 12, 1 / 3, 30 / 31, (2 + 2 * 31 + 3) / 96)
-    assert cells == ["counting", *(f"{value:.2f}" for value in expected)]
+    assert cells == ["counting", *(f"{value:.2f}" for value in expected), "0.150"]
     assert len(COLUMNS) == len(cells)
+
+
+def test_only_exact_pictures_are_told_apart():
+    rng = np.random.default_rng(1)
+    pictures = [render(sample_scene_for(rng, parse_prompt(PROMPT), extra=0.0)) for _ in range(2)]
+    pictures.append(np.full((64, 64, 3), 255, dtype=np.uint8))
+    images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
+    verdicts = [judge(picture, PROMPT) for picture in pictures]
+    between = (images[0] - images[1]).square().mean().sqrt()
+    assert apart(images, verdicts) == pytest.approx(float(between), abs=1e-4)
+    assert np.isnan(apart(images[1:], verdicts[1:]))
 
 
 @pytest.fixture(scope="module")
