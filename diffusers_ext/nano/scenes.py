@@ -36,8 +36,10 @@ NUMBERS: Final = {"two": 2, "three": 3, "four": 4}
 HELD_OUT: Final = frozenset(
     {("cyan", "circle"), ("orange", "square"), ("purple", "triangle"), ("yellow", "star"), ("green", "cross")}
 )
-"""(colour, shape) combinations, one for each shape, that no lesson of a judge shows or names, and no prompt of training
-by rewards names. The generator learned them as it did the others: what is to be seen is whether a gain carries over."""
+"""(colour, shape) combinations, one for each shape: no prompt of a judge's lessons, or of training by rewards, names one.
+
+The generator learned them as it did the others: what is to be seen is whether a gain carries over to them.
+"""
 
 PromptKind = Literal["single_object", "two_objects", "counting", "colours", "position", "colour_attribution"]
 Relation = Literal["left of", "right of", "above", "below"]
