@@ -36,7 +36,7 @@ NUMBERS: Final = {"two": 2, "three": 3, "four": 4}
 HELD_OUT: Final = frozenset(
     {("cyan", "circle"), ("orange", "square"), ("purple", "triangle"), ("yellow", "star"), ("green", "cross")}
 )
-"""(colour, shape) combinations, one for each shape: no prompt of a judge's lessons, or of training by rewards, names one.
+"""(colour, shape) combinations, one for each shape; no prompt of a judge's lessons, or of training by rewards, has one.
 
 The generator learned them as it did the others: what is to be seen is whether a gain carries over to them.
 """
