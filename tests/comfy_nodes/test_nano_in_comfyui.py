@@ -59,7 +59,7 @@ def test_the_stock_ksampler_paints_what_the_pipeline_paints(comfyui, painted, pr
 
 def test_weights_of_words_do_something(comfyui):
     plain = saved(comfyui, comfyui.run(generation(PROMPT)))
-    strong = saved(comfyui, comfyui.run(generation(PROMPT.replace("red star", "(red star:1.5)"))))
+    strong = saved(comfyui, comfyui.run(generation(PROMPT.replace("red star", "(red star:3)"))))
     assert np.abs(plain - strong).max() > 10
 
 
