@@ -87,9 +87,9 @@ def kind_of(spec: PromptSpec) -> str:
 
 
 def apart(images: torch.Tensor, verdicts: list[OracleVerdict]) -> float:
-    """How far apart the exact ones of a prompt's pictures [COUNT, 3, H, W] are; NaN if there are not two."""
+    """How far apart the exact ones of a prompt's pictures [COUNT, 3, H, W] in [0, 1] are; NaN if there are not two."""
     exact = torch.tensor([verdict.grade.exact for verdict in verdicts])
-    return pixel_diversity(images[exact].clamp(0, 1)[None]) if exact.sum() > 1 else np.nan
+    return pixel_diversity(images[exact][None]) if exact.sum() > 1 else np.nan
 
 
 def row(kind: str, verdicts: list[list[OracleVerdict]], rewards: np.ndarray, distances: list[float]) -> str:
@@ -141,9 +141,10 @@ def main() -> None:
             if options.kinds and kind_of(spec) not in options.kinds:
                 continue
             images = painter.paint(spec.text)
-            verdicts = [judge(image, spec) for image in as_images(images.clamp(0, 1))]
+            shown = images.clamp(0, 1)
+            verdicts = [judge(image, spec) for image in as_images(shown)]
             rewards = by.reward(images, [spec.text] * COUNT).tolist()
-            found.setdefault(kind_of(spec), []).append((verdicts, rewards, apart(images, verdicts)))
+            found.setdefault(kind_of(spec), []).append((verdicts, rewards, apart(shown, verdicts)))
     print("| " + " | ".join(COLUMNS) + " |")
     print("|---" * len(COLUMNS) + "|")
     for kind, items in found.items():

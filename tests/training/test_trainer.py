@@ -181,6 +181,8 @@ def test_rewards_begin_from_what_a_warm_start_made_and_stay_tied_to_that(config,
         return sum((found["learned"][name] - one.get(name, 0)).square().sum() for name in made if "lora_B" in name)
 
     assert distance(made) < 0.05 * distance({})
+    first = next(entry for entry in metrics_of(Path(tied.out)) if "loss" in entry and "reward" in entry)
+    assert first["loss"] == pytest.approx(-first["reward"], abs=0.1)  # no distance yet; to the base it is millions
 
 
 def test_the_lora_gives_the_picture_of_right_after_training_in_diffusers_and_by_comfyuis_arithmetic(config):
