@@ -26,6 +26,8 @@ from diffusers_ext.hushing import hushed
 from diffusers_ext.nano import DEFAULT_PIPELINE
 from diffusers_ext.nano.oracle import OracleVerdict, judge
 from diffusers_ext.nano.scenes import PROMPT_KINDS, PromptSpec, sample_prompt
+from diffusers_ext.nano.training import mixed_precision
+from diffusers_ext.precision import in_bfloat16
 from diffusers_ext.rewards.images import as_images
 
 with hushed():
@@ -47,7 +49,7 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Painter:
-    """The nano generator as training runs it, in bfloat16, with or without guidance."""
+    """The nano generator as training runs it, with or without guidance."""
 
     policy: Policy
     guidance: float
@@ -60,7 +62,7 @@ class Painter:
         if lora is not None:
             pipeline.load_lora_weights(lora)
         generator = Generator(pipeline, canvas_for(pipeline, None, None, 1), {"max_sequence_length": 1})
-        return cls(Policy(generator, half=True), guidance, steps)
+        return cls(Policy(generator, in_bfloat16(torch.device("cpu"))), guidance, steps)
 
     @torch.no_grad()
     def paint(self, prompt: str) -> torch.Tensor:
@@ -70,7 +72,7 @@ class Painter:
         denoiser = self.policy.denoiser(generator.encode([prompt] * COUNT))
         if self.guidance != 1:
             denoiser = guided(denoiser, self.policy.denoiser(generator.encode([""] * COUNT)), self.guidance)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             return generator.decode(denoise(denoiser, noise, generator.schedule(self.steps))).float()
 
 

@@ -1,15 +1,18 @@
 """What the paper claims of reward models, measured where the truth is known: in the nano world.
 
-    python -m benchmarks.reward_scaling runs/scaling                            # four sizes, both kinds, three seeds
-    python -m benchmarks.reward_scaling runs/scaling --sizes reward-1m --seeds 0 --steps 600 --groups 4 --size 60
+    python -m benchmarks.reward_scaling runs/scaling --pool pool.npz     # four sizes, both kinds, three seeds
+    python -m benchmarks.reward_scaling runs/scaling --sizes reward-1m --seeds 0 --seeing 100 --speaking 200 --steps 200
 
 (a) Larger judges judge better; (b) generative judges judge better than Bradley-Terry ones of the same size that were
 taught with the same pictures; (c) so do judges that are told the instruction, shown a reference, and made to think;
 (d) better judges pick better pictures out of 16.
 
-Every judge is trained from random weights on as many lessons: seeing, then speaking, then judging. One that was stopped
-goes on, one that is done is not done again. Its folder holds the judge and `figures.json`. The tables go to stdout and
-to `OUT/scaling.md`, the plot to `OUT/scaling.png`.
+As in the paper, a judge of either kind is made of a vision-language model that was trained before. There is one of
+each size, which has learned from random weights to see and then to speak of what it sees, from equally many pictures.
+Seeds are those of learning to judge: of the pictures, the questions and the new weights.
+
+One that was stopped goes on, one that is done is not done again. A judge's folder holds the judge and `figures.json`.
+The tables go to stdout and to `OUT/scaling.md`, the plot to `OUT/scaling.png`.
 """
 
 from __future__ import annotations
@@ -20,7 +23,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +51,8 @@ from diffusers_ext.rewards.model import SCALAR_HEAD, RewardModel
 
 SIZES = ("reward-200k", "reward-400k", "reward-1m", "reward-5m")
 KINDS = {"generative": train_reward, "bradley-terry": train_bradley_terry}
+WIDEST = max(item.text_width for item in ARCHITECTURES.values())
+POOL_SHARE = 0.3
 N = 16
 Figures = Mapping[str, float]
 CONTEXTS = ("bare", "+ instruction", "+ reference", "+ chain of thought")
@@ -141,6 +146,16 @@ def alone(reward_model: RewardModel, pairs: Sequence[Pair], instruction: str | N
     return float(np.mean(right))
 
 
+def backbone(out: Path, recipe: RewardRecipe) -> Path:
+    """The folder of a model that sees and speaks, which is trained as far as that has not been done."""
+    folder = out / f"{recipe.architecture}-backbone"
+    state = folder / "training.pt"
+    if state.exists() or not (folder / "model.safetensors").exists():
+        train_reward(folder, recipe)
+        state.unlink()  # which says that it is done
+    return folder
+
+
 def run(out: Path, kind: str, recipe: RewardRecipe, cases: Cases) -> Run:
     """Train a judge and measure it, as far as that has not been done."""
     folder = out / f"{recipe.architecture}-{kind}-{recipe.seed}"
@@ -229,9 +244,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--sizes", nargs="+", choices=list(ARCHITECTURES), default=SIZES)
     parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=2400, help="of which a sixth on seeing, a fifth on speaking")
-    parser.add_argument("--groups", type=int, default=32, help="prompts per step")
-    parser.add_argument("--learning-rate", type=float, default=2e-3)
+    parser.add_argument("--seeing", type=int, default=1200, help="steps of learning to see, eight prompts each")
+    parser.add_argument("--speaking", type=int, default=1700, help="steps of learning to speak, four prompts each")
+    parser.add_argument("--steps", type=int, default=600, help="steps of learning to judge, four prompts each")
+    parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the widest; narrower ones learn faster")
     parser.add_argument(
         "--pool", nargs="*", default=[], help="generated pictures to train on as well (see `nano draw-pool`)"
     )
@@ -251,30 +267,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def train_all(given: Any) -> list[Run]:
     cases = draw_cases(given.out, given.size, given.prompts, given.device)
-    return [
-        run(
-            given.out,
-            kind,
-            RewardRecipe(
-                architecture=size,
-                steps=given.steps,
-                vision_steps=given.steps // 6,
-                caption_steps=given.steps // 5,
-                vision_groups=given.groups,
-                groups=given.groups,
-                learning_rate=given.learning_rate,
-                generated=tuple(given.pool),
-                device=given.device,
-                workers=given.workers,
-                parts=2,
-                seed=seed,
-            ),
-            cases,
+    runs: list[Run] = []
+    for seed, size in itertools.product(given.seeds, given.sizes):
+        common = RewardRecipe(
+            architecture=size,
+            learning_rate=given.learning_rate * math.sqrt(WIDEST / ARCHITECTURES[size].text_width),
+            generated=tuple(given.pool),
+            generated_share=POOL_SHARE,
+            device=given.device,
+            workers=given.workers,
         )
-        for seed in given.seeds
-        for size in given.sizes
-        for kind in given.kinds
-    ]
+        speaker = replace(
+            common,
+            steps=given.seeing + given.speaking,
+            vision_steps=given.seeing,
+            vision_groups=8,
+            caption_steps=given.speaking,
+            seed=1_000_000,  # no pictures that a judge of some seed will see again
+        )
+        judge = replace(
+            common,
+            steps=given.steps,
+            vision_steps=0,
+            caption_steps=0,
+            detection_weight=0.0,  # it sees; the read-out that taught it so was not kept
+            start_from=str(backbone(given.out, speaker)),
+            seed=seed,
+        )
+        runs += [run(given.out, kind, judge, cases) for kind in given.kinds]
+    return runs
 
 
 def found(out: Path) -> list[Run]:

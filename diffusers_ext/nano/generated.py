@@ -16,11 +16,13 @@ from ..sampling.painting import Painter
 from .evaluation import as_array, sample_sheet, stderr
 from .oracle import detect
 from .preferences import GROUP, Group, Picture, spec_about
-from .scenes import IMAGE_SIZE, PROMPT_KINDS, PromptKind, SeenObject, parse_prompt, sample_prompt
+from .scenes import HELD_OUT, IMAGE_SIZE, PROMPT_KINDS, PromptKind, SeenObject, parse_prompt, sample_prompt
 
 if TYPE_CHECKING:
     from ..rewards.model import RewardModel
 
+ATTEMPTS: Final = 3
+"""How often six pictures of a prompt are painted at most, for want of six that show nothing held out."""
 Objects = tuple[SeenObject, ...]
 CONTENDED: Final = (0.02, 0.08, 0.22, 0.08, 0.3, 0.3)
 """Shares of the kinds of prompt, in the order of :data:`~diffusers_ext.nano.scenes.PROMPT_KINDS`: those that the
@@ -117,11 +119,29 @@ def _objects(group: list[list[list[Any]]]) -> tuple[Objects, ...]:
 def draw_pool(
     pipeline: Any, groups: int, seed: int = 0, progress: bool = False, batch: int = 64, **options: Any
 ) -> Pool:
-    """Have the generator paint `groups` in-domain prompts six times each, in batches of `batch` pictures."""
+    """Have the generator paint in-domain prompts six times each, in batches of `batch` pictures.
+
+    Pictures that show a held-out combination are painted again, since the generator has seen those and judges must
+    not; of `groups` prompts those are left out that such pictures were painted for three times over.
+    """
     rng = np.random.default_rng((seed, 77))
     prompts = [sample_prompt(rng) for _ in range(groups)]
-    sheets = sample_sheet(pipeline, GROUP, prompts, 1_000_000 * (seed + 1), progress, batch, **options)
-    return Pool.of([spec.text for spec in prompts], as_array(sheets))
+    kept: list[list[np.ndarray]] = [[] for _ in prompts]
+    for attempt in range(ATTEMPTS):
+        lacking = [place for place, pictures in enumerate(kept) if len(pictures) < GROUP]
+        if not lacking:
+            break
+        first = 1_000_000 * (ATTEMPTS * seed + attempt + 1)
+        sheets = sample_sheet(pipeline, GROUP, [prompts[place] for place in lacking], first, progress, batch, **options)
+        for place, pictures in zip(lacking, as_array(sheets), strict=True):
+            kept[place] += [picture for picture in pictures if not shows_held_out(picture)]
+    full = [place for place, pictures in enumerate(kept) if len(pictures) >= GROUP]
+    return Pool.of([prompts[place].text for place in full], np.array([kept[place][:GROUP] for place in full]))
+
+
+def shows_held_out(pixels: np.ndarray) -> bool:
+    """Whether the oracle sees a combination in a picture that judges must not have seen."""
+    return any((item.colour, item.shape) in HELD_OUT for item in detect(pixels))
 
 
 def draw_contenders(
@@ -137,7 +157,8 @@ def draw_contenders(
     """What a judge has to tell apart in a search: of many drafts of a prompt the three it likes best, and what becomes
     of them when they are painted in full from the same noise.
 
-    Wrong pictures that it takes for right ones are rare among random ones, and most of what it meets here.
+    Wrong pictures that it takes for right ones are rare among random ones, and most of what it meets here. Groups in
+    which something is seen that is held out are left out, so there may be fewer than `groups`.
     """
     from rich.progress import track
 
@@ -156,6 +177,8 @@ def draw_contenders(
         best = np.argsort([-judgement.log_odds for judgement in judgements])[: GROUP // 2]
         with hushed():
             finished = painter.paint([seeds[place] for place in best]).images
-        prompts.append(text)
-        pixels.append(np.stack([np.asarray(image) for image in (*(drafted[place] for place in best), *finished)]))
+        pictures = [np.asarray(image) for image in (*(drafted[place] for place in best), *finished)]
+        if not any(map(shows_held_out, pictures)):
+            prompts.append(text)
+            pixels.append(np.stack(pictures))
     return Pool.of(prompts, np.stack(pixels))

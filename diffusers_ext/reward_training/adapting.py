@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from ..precision import in_bfloat16
 from ..rewards.model import SCALAR_HEAD, RewardModel
 from .config import RewardTraining, TrainingError
 
@@ -21,12 +22,12 @@ def load_student_judge(config: RewardTraining, device: torch.device) -> RewardMo
     """The judge to go on from. What is frozen is held in the precision of the computation, the rest in float32."""
     from ..nano import DEFAULT_REWARD_MODEL
 
-    frozen = torch.bfloat16 if config.precision == "bfloat16" and config.weights == "lora" else torch.float32
+    half = config.weights == "lora" and in_bfloat16(device, config.precision)
     return RewardModel.from_pretrained(
         config.model or DEFAULT_REWARD_MODEL,
         quantization=config.quantization,  # type: ignore[arg-type]
         device=device,
-        dtype=frozen,
+        dtype=torch.bfloat16 if half else torch.float32,
     )
 
 

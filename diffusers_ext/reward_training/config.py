@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ..configuring import plain, read, read_yaml
+from ..precision import Precision
 from ..rewards.errors import RewardDanceError
 
 Objective = Literal["generative", "bradley-terry"]
 Questions = Literal["pairwise", "pointwise", "mixed"]
 Weights = Literal["lora", "full"]
-Precision = Literal["float32", "bfloat16"]
 
 
 class TrainingError(RewardDanceError):
@@ -48,7 +48,8 @@ class RewardTraining:
         learning_rate: at its peak: up over `warmup` steps, then along a cosine down to a tenth.
         weight_decay: of matrices.
         clip: largest norm of the gradient.
-        precision: of the computation; parameters that are trained are float32.
+        precision: of the computation; ``auto`` is bfloat16 where the hardware multiplies in it, float32 elsewhere.
+            Parameters that are trained are float32.
         checkpointing: compute activations anew in the backward pass in place of keeping them.
         seed: of the order of records and all that is drawn.
         save_every, validate_every: in steps.
@@ -80,7 +81,7 @@ class RewardTraining:
     weight_decay: float = 0.01
     warmup: int = 20
     clip: float = 1.0
-    precision: Precision = "bfloat16"
+    precision: Precision = "auto"
     checkpointing: bool = True
     seed: int = 0
     save_every: int = 100

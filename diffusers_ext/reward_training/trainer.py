@@ -18,6 +18,7 @@ from torch import nn
 from ..data import Located
 from ..evaluation import lacking_first_frame
 from ..metrics import Metrics
+from ..precision import in_bfloat16
 from ..rewards.instructions import Instruction, get_instruction, load_instructions
 from ..states import claimed
 from .adapting import load_student_judge, open_weights, save_judge
@@ -206,7 +207,8 @@ def _step(
 
 
 def _autocast(accelerator: Accelerator, config: RewardTraining) -> torch.autocast:
-    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+    enabled = in_bfloat16(accelerator.device, config.precision)
+    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=enabled)
 
 
 def _syncing(accelerator: Accelerator, student: Any, last: bool) -> AbstractContextManager[Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 import torch
 from torch import Tensor, nn
 
+from ..precision import in_bfloat16
 from .config import RewardTraining
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ def configure(accelerator: Accelerator, config: RewardTraining) -> None:
         "train_micro_batch_size_per_gpu": config.batch_size // accelerator.num_processes,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.clip,
-        "bf16": {"enabled": config.precision == "bfloat16"},
+        "bf16": {"enabled": in_bfloat16(accelerator.device, config.precision)},
     }
 
 

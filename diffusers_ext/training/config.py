@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from ..configuring import plain, read, read_yaml
+from ..precision import Precision
 from .ddpo import DDPO
 from .distillation import GuidanceDistillation
 from .draft import DRaFT
@@ -61,7 +62,8 @@ class LoraTraining:
         rank, alpha: of the LoRA.
         targets: ends of the names of the linear layers that get one; None for those in attention.
         quantization: of the frozen denoiser (QLoRA): ``nf4`` or ``int8`` by bitsandbytes, on a GPU.
-        precision: of the computation; what learns is float32.
+        precision: of the computation; ``auto`` is bfloat16 where the hardware multiplies in it, float32 elsewhere. What
+            learns is float32.
         checkpointing: compute activations anew in the backward pass in place of keeping them.
         iterations: of sampling and learning.
         groups: prompts per iteration, over all processes.
@@ -107,7 +109,7 @@ class LoraTraining:
     alpha: int = 64
     targets: tuple[str, ...] | None = None
     quantization: Literal["nf4", "int8"] | None = None
-    precision: Literal["float32", "bfloat16"] = "bfloat16"
+    precision: Precision = "auto"
     checkpointing: bool = False
     iterations: int = 300
     groups: int = 16

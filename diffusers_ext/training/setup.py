@@ -12,6 +12,7 @@ from torch import nn
 
 from ..hushing import hushed
 from ..pipelines import open_pipeline
+from ..precision import in_bfloat16
 from .config import LoraTraining
 from .errors import LoraTrainingError
 from .evaluating import Exam, nano_prompts_only
@@ -78,7 +79,7 @@ def prepare(config: LoraTraining) -> Setup:
     lora = add_lora(generator, config.rank, config.alpha, config.targets, config.seed)
     if config.checkpointing:
         generator.denoiser.enable_gradient_checkpointing()
-    policy = Policy(generator, config.precision == "bfloat16")
+    policy = Policy(generator, in_bfloat16(accelerator.device, config.precision))
     judges = tuple(load_judge(item, accelerator.device) for item in config.judges)
     for judge in judges:
         if config.algorithm.climbs_gradient and not judge.differentiable:
@@ -114,7 +115,7 @@ def _load_generator(config: LoraTraining, device: torch.device, home: torch.devi
 
     from ..nano import DEFAULT_PIPELINE, GENERATOR_OPTIONS
 
-    half = config.precision == "bfloat16" and device.type != "cpu"
+    half = device.type != "cpu" and in_bfloat16(device, config.precision)
     options: dict[str, Any] = {"torch_dtype": torch.bfloat16} if half else {}
     if config.quantization is not None:
         if device.type == "cpu":

@@ -13,6 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
+from ..precision import in_bfloat16
 from .config import LoraTraining
 from .diffusion import Denoiser, Schedule, denoise, guided, noise_for
 from .errors import LoraTrainingError
@@ -65,7 +66,8 @@ class Studio:
 
     def autocast(self) -> torch.autocast:
         """Computation in the run's precision."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        enabled = in_bfloat16(self.device, self.config.precision)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """Conditions of prompts on the device, [B, ...] each."""

@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from diffusers import StableDiffusion3Pipeline
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from diffusers_ext.nano import demo
+from diffusers_ext.nano import DEFAULT_PIPELINE, demo
 from diffusers_ext.nano.autoencoder import build_autoencoder
 from diffusers_ext.nano.calibration import SEED, calibrate
 from diffusers_ext.nano.evaluation import (
@@ -37,7 +38,7 @@ from diffusers_ext.nano.generator import build_pipeline
 from diffusers_ext.nano.oracle import detect, judge
 from diffusers_ext.nano.preferences import Picture, rationale, sample_pairs
 from diffusers_ext.nano.render import CLEAN, Degradation, render
-from diffusers_ext.nano.scenes import grade, parse_prompt, sample_scene, sample_scene_for
+from diffusers_ext.nano.scenes import HELD_OUT, grade, parse_prompt, sample_scene, sample_scene_for
 from diffusers_ext.rewards.config import RewardConfig
 from diffusers_ext.rewards.judgement import Judgement
 
@@ -284,6 +285,18 @@ def test_a_pool_is_drawn_saved_and_read_back(painter, tmp_path):
     assert not any(parse_prompt(text).is_held_out for text in pool.prompts)
     again = draw_pool(painter, 2, seed=1, **FAST)
     assert np.array_equal(again.pixels, pool.pixels)
+
+
+def test_a_pool_shows_nothing_that_is_held_out_though_the_generator_paints_it():
+    painter = StableDiffusion3Pipeline.from_pretrained(DEFAULT_PIPELINE)
+    options = {**FAST, "num_inference_steps": 8}
+    pool = draw_pool(painter, 8, seed=3, **options)
+    painted = sample_sheet(painter, 6, [parse_prompt(text) for text in pool.prompts], 10_000_000, **options)
+    seen = [item for images in painted for image in images for item in detect(np.asarray(image))]
+    assert {(item.colour, item.shape) for item in seen} & HELD_OUT
+    kept = [item for group in pool.objects for picture in group for item in picture]
+    assert kept and not {(item.colour, item.shape) for item in kept} & HELD_OUT
+    assert pool.pixels.shape == (len(pool.prompts), 6, 64, 64, 3) and len(pool.prompts) > 4
 
 
 def test_contenders_are_the_best_drafts_and_what_becomes_of_them(painter, nano_judge):
