@@ -156,6 +156,11 @@ class LoraTraining:
             raise LoraTrainingError(f"average: must lie in [0, 1), not {self.average}")
         if not self.judges:
             raise LoraTrainingError("judges: names none; without a reward there is nothing to learn")
+        if self.algorithm.climbs_gradient and any(judge.explain for judge in self.judges):
+            raise LoraTrainingError(
+                f"judges: {self.algorithm.name} climbs the gradient of verdicts, and none passes through a chain of "
+                "thought; leave out explain, or take nft, grpo or ddpo"
+            )
         if not self.algorithm.climbs_gradient and self.group_size < 2:
             raise LoraTrainingError(f"group_size: {self.algorithm.name} compares pictures of one prompt; at least 2")
         if self.group_size < 1 or self.evaluation_size < 2:

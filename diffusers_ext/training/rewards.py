@@ -33,6 +33,7 @@ class JudgeConfig:
             generator before training, or as it is now (see `references`).
         scale: what is made of log P(yes) - log P(no): as it is, P(yes), or log P(yes), which stops to reward a picture
             that is good beyond doubt.
+        explain: have it write a chain of thought before its verdict, which takes far longer and gives no gradient.
         quantization: scheme to hold its weights in; see docs/quantization.md.
         device: where it runs; None for where the generator is.
         patience: seconds to wait for a server that does not answer.
@@ -43,6 +44,7 @@ class JudgeConfig:
     weight: float = 1.0
     reference: Literal["none", "base", "current"] = "none"
     scale: Scale = "log_odds"
+    explain: bool = False
     quantization: str | None = None
     device: str | None = None
     patience: float = 600.0
@@ -67,8 +69,9 @@ class Judge:
         return self.config.reference != "none"
 
     @property
-    def differentiable(self) -> bool:
-        return hasattr(self.model, "log_odds")
+    def remote(self) -> bool:
+        """Whether it runs elsewhere, where no gradient comes from and a connection may break."""
+        return not hasattr(self.model, "log_odds")
 
     def reward(self, images: Tensor, prompts: Sequence[str], references: Any = None) -> Tensor:
         """Rewards of pictures [B, 3, H, W] (or videos [B, F, 3, H, W]) in [0, 1], float32 [B] on the CPU.
@@ -78,15 +81,16 @@ class Judge:
         Raises:
             JudgeGoneError: a server that has not answered for long.
         """
-        shown, by = images.detach().float().clamp(0, 1).cpu(), self.config.instruction
+        shown = images.detach().float().clamp(0, 1).cpu()
+        by, explain = self.config.instruction, self.config.explain
 
         def ask() -> Any:
             if references is not None:
-                return self.model.compare(shown, references, list(prompts), instruction=by)
+                return self.model.compare(shown, references, list(prompts), instruction=by, explain=explain)
             score = self.model.score_video if images.ndim == 5 else self.model.score
-            return score(shown, list(prompts), instruction=by)
+            return score(shown, list(prompts), instruction=by, explain=explain)
 
-        found = _patiently(ask, 0.0 if self.differentiable else self.config.patience)
+        found = _patiently(ask, self.config.patience if self.remote else 0.0)
         return scaled(torch.tensor([item.log_odds for item in found]), self.config.scale)
 
     def gradient_reward(

@@ -82,7 +82,7 @@ def prepare(config: LoraTraining) -> Setup:
     policy = Policy(generator, in_bfloat16(accelerator.device, config.precision))
     judges = tuple(load_judge(item, accelerator.device) for item in config.judges)
     for judge in judges:
-        if config.algorithm.climbs_gradient and not judge.differentiable:
+        if config.algorithm.climbs_gradient and judge.remote:
             raise LoraTrainingError(
                 f"judges: {judge.config.model} runs elsewhere and gives no gradient, which {config.algorithm.name} "
                 "needs; load the judge here, or take nft, grpo or ddpo"

@@ -309,7 +309,7 @@ def test_a_judge_that_is_gone_is_waited_for_and_then_the_run_is_saved(config, mo
         raise ModelError("no answer")
 
     monkeypatch.setattr(RewardModel, "score", gone)
-    monkeypatch.setattr(Judge, "differentiable", property(lambda self: False))
+    monkeypatch.setattr(Judge, "remote", property(lambda self: True))
     patient = replace(config, judges=(replace(config.judges[0], patience=2.0),))
     with pytest.raises(LoraTrainingError, match=r"has not answered for 2 seconds"):
         train_lora(patient)

@@ -28,6 +28,7 @@ def written(tmp_path, **content):
         ({"judges": [{"wieght": 1}]}, r"judges\[0\]: 'wieght' is not known here; did you mean 'weight'\?"),
         ({"judges": [{"scale": "odds"}]}, r"'odds' is none of log_odds, probability"),
         ({"judges": []}, r"judges: names none"),
+        ({"algorithm": "draft", "judges": [{"explain": True}]}, r"draft climbs the gradient of verdicts.*take nft"),
         ({"iterations": "many"}, r"iterations: expected int, not 'many'"),
         ({"iterations": True}, r"iterations: expected int, not True"),
         ({"iterations": 0}, r"iterations: must be at least 1"),
