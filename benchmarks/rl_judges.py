@@ -1,0 +1,146 @@
+"""What judges make of a generator that is trained against them: by size, by kind, and by what they are shown.
+
+    python -m benchmarks.rl_judges runs/scaling --out runs/rl-judges           # the judges of benchmarks.reward_scaling
+    python -m benchmarks.rl_judges runs/scaling --out runs/rl-judges --arms "reward-1m, generative" --seeds 0
+
+Every run is `rewarddance train-lora nano-nft` with another judge, from where its warm start ends, which no judge has a
+say in and which is therefore made once. Judges of a seed train the runs of that seed. A run that was stopped goes on,
+one that is done is not done again. The table goes to stdout and to `OUT/judges.md`, the plot to `OUT/judges.png`.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from benchmarks.reward_scaling import KINDS, SIZES, interval
+from benchmarks.rl import Run, evaluations_of, machine
+from diffusers_ext.nano import DEFAULT_PIPELINE
+from diffusers_ext.training import read_config, train_lora
+from diffusers_ext.training.config import LoraTraining
+from diffusers_ext.training.monitors import diversity_share
+from diffusers_ext.training.rewards import JudgeConfig
+
+Arms = Mapping[str, JudgeConfig]
+
+
+def arms_of(scaling: Path, seed: int) -> dict[str, JudgeConfig]:
+    """The judges of a seed that there are: of each size and kind, and the largest with more to go by."""
+    arms: dict[str, JudgeConfig] = {}
+    for size in SIZES:
+        for kind in KINDS:
+            # Bradley-Terry rewards have no zero, so that the sigmoid of one says nothing.
+            scale = "probability" if kind == "generative" else "log_odds"
+            judge = JudgeConfig(str(scaling / f"{size}-{kind}-{seed}"), instruction="exactness", scale=scale)
+            arms[f"{size}, {kind}"] = judge
+    largest = arms[f"{SIZES[-1]}, generative"]
+    arms[f"{SIZES[-1]}, + reference"] = replace(largest, reference="current")
+    arms[f"{SIZES[-1]}, + chain of thought"] = replace(largest, explain=True)
+    return {name: judge for name, judge in arms.items() if (Path(str(judge.model)) / "figures.json").exists()}
+
+
+def warmed(out: Path, example: LoraTraining) -> Path:
+    """The generator as the example's warm start leaves it."""
+    made = out / "generator"
+    if not (made / "model_index.json").exists():
+        from diffusers import StableDiffusion3Pipeline
+
+        run = out / "warm-start"
+        train_lora(replace(example, out=str(run), iterations=example.warm_start.iterations), progress=True)  # type: ignore[union-attr]
+        pipeline = StableDiffusion3Pipeline.from_pretrained(DEFAULT_PIPELINE)
+        pipeline.load_lora_weights(run)
+        pipeline.fuse_lora(components=["transformer"])
+        pipeline.unload_lora_weights()
+        pipeline.save_pretrained(made)
+    return made
+
+
+def train(folder: Path, name: str, config: LoraTraining) -> Run:
+    """Train, or go on, or read what is there."""
+    metrics = folder / "metrics.jsonl"
+    found = evaluations_of(metrics)
+    if not found or found[-1].iteration < config.iterations:
+        train_lora(config, progress=True)
+    return Run(name, config.seed, evaluations_of(metrics))
+
+
+def table(runs: Sequence[Run]) -> str:
+    """Means over seeds, with their 95% intervals. Reward is what was gained, spread and diversity are shares of the first.
+
+    All runs begin from the same generator and are measured on the same prompts and noise.
+    """
+    head = ("judge", "seeds", "correct", "held out", "exact", "reward", "spread", "diversity")
+    start = runs[0].first
+    before = (f"{start.second or 0.0:.3f}", f"{start.held_out or 0.0:.3f}", f"{start.exact or 0.0:.3f}", "-", "1", "1")
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", f"| before training | - | {' | '.join(before)} |"]
+    for name in dict.fromkeys(run.algorithm for run in runs):
+        those = [run for run in runs if run.algorithm == name]
+        rows = {
+            "correct": [run.last.second or 0.0 for run in those],
+            "held out": [run.last.held_out or 0.0 for run in those],
+            "exact": [run.last.exact or 0.0 for run in those],
+            "reward": [run.last.reward - run.first.reward for run in those],
+            "spread": [run.last.group_deviation / run.first.group_deviation for run in those],
+            "diversity": [diversity_share(run.first, run.last) for run in those],
+        }
+        lines.append(f"| {name} | {len(those)} | {' | '.join(map(interval, rows.values()))} |")
+    return "\n".join(lines)
+
+
+def plot(runs: Sequence[Run], path: Path) -> None:
+    """Correctness, and the spread of rewards within a prompt (a share of the first), over samples; a line for a run."""
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    correctness, spread = figure.subplots(1, 2)
+    names = list(dict.fromkeys(run.algorithm for run in runs))
+    for run in runs:
+        number = names.index(run.algorithm)
+        label = run.algorithm if run.seed == min(item.seed for item in runs) else None
+        style = {"color": colormaps["tab10"](number), "label": label, "linewidth": 1.2}
+        samples = [item.samples for item in run.evaluations]
+        correctness.plot(samples, [item.second or 0.0 for item in run.evaluations], **style)
+        first = run.first.group_deviation
+        spread.plot(samples, [item.group_deviation / first for item in run.evaluations], **style)
+    correctness.set_ylabel("correct by the oracle")
+    spread.set_ylabel("standard deviation of rewards, share of the first")
+    for axes in (correctness, spread):
+        axes.set_xlabel("samples")
+        axes.grid(alpha=0.3)
+    spread.legend(fontsize=7)
+    figure.savefig(path, dpi=120)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scaling", type=Path, help="the folder of benchmarks.reward_scaling")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--arms", nargs="+", help="only these; all if none are named")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--iterations", type=int, default=40)
+    options = parser.parse_args()
+    example = read_config("nano-nft")
+    common = replace(
+        example,
+        pipeline=str(warmed(options.out, example)),
+        max_sequence_length=1,  # nano's encoder gives zeros, as many as are asked for
+        warm_start=None,
+        iterations=options.iterations,
+    )
+    runs: list[Run] = []
+    for seed in options.seeds:
+        for name, judge in arms_of(options.scaling, seed).items():
+            if options.arms is None or name in options.arms:
+                folder = options.out / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
+                runs.append(train(folder, name, replace(common, out=str(folder), judges=(judge,), seed=seed)))
+    text = f"{machine()}\n\n{table(runs)}"
+    (options.out / "judges.md").write_text(text + "\n", encoding="utf-8")
+    plot(runs, options.out / "judges.png")
+    print(text)
+
+
+if __name__ == "__main__":
+    main()
