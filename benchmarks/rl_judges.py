@@ -67,9 +67,10 @@ def train(folder: Path, name: str, config: LoraTraining) -> Run:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """Means over seeds, with their 95% intervals. Reward is what was gained, spread and diversity are shares of the first.
+    """Means over seeds, with their 95% intervals.
 
-    All runs begin from the same generator and are measured on the same prompts and noise.
+    Reward is what was gained, spread and diversity are shares of the first. All runs begin from the same generator and
+    are measured on the same prompts and noise.
     """
     head = ("judge", "seeds", "correct", "held out", "exact", "reward", "spread", "diversity")
     start = runs[0].first

@@ -11,6 +11,13 @@ from .rewards.errors import ModelError
 _HUB_ID: Final = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # and no ./folder
 
 
+def shipped(source: str | Path) -> str | Path:
+    """The folder of a judge that comes with the package, if that is its name; a folder here that is so called wins."""
+    from .nano import REWARD_MODELS
+
+    return source if Path(source).exists() else REWARD_MODELS.get(str(source), source)
+
+
 def check_source(source: str, kind: str, index: str) -> None:
     """Refuse what is neither a saved folder nor an id.
 
@@ -27,4 +34,9 @@ def check_source(source: str, kind: str, index: str) -> None:
         if not (folder / index).is_file():
             raise ModelError(f"{source}: holds no {index}, so it is not a {kind}'s folder")
     elif not _HUB_ID.fullmatch(source):
-        raise ModelError(f"{source}: there is no such folder, and it is not the id of a {kind} on the hub (owner/name)")
+        from .nano import REWARD_MODELS
+
+        names = f", nor one that comes with the package ({', '.join(REWARD_MODELS)})" if kind == "model" else ""
+        raise ModelError(
+            f"{source}: there is no such folder, and it is not the id of a {kind} on the hub (owner/name){names}"
+        )

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from ..hushing import hushed
-from ..sources import check_source
+from ..sources import check_source, shipped
 from . import prompts
 from .arguments import check_batch_size, check_count, example_images, judging, one_each, prompts_for
 from .backbones import backbone_of, backbone_type
@@ -138,8 +138,9 @@ class RewardModel:
         """Load a judge.
 
         Args:
-            path_or_id: a folder written by `save_pretrained`, or the id of a model on the hub (``owner/name``), which
-                is fetched. Only safetensors weights are read.
+            path_or_id: a folder written by `save_pretrained`, the name of a judge that comes with the package
+                (``reward-1m``), or the id of a model on the hub (``owner/name``), which is fetched. Only safetensors
+                weights are read.
             quantization: the name of a scheme in :data:`~diffusers_ext.rewards.quantization.SCHEMES`, or None to take
                 the weights as they are; if they are stored quantized, they stay so.
             device: where to run; by default the GPU if there is one. ``"auto"`` spreads the layers over all GPUs (and
@@ -152,6 +153,7 @@ class RewardModel:
             ModelError: there is no such model, no backbone serves its kind, its weights are not safetensors, or the
                 quantization or the attention asked for is not known or cannot run here.
         """
+        path_or_id = shipped(path_or_id)
         folder = Path(path_or_id)
         if (folder / ADAPTER).is_file() and not (folder / "config.json").is_file():
             from .adapters import with_adapter

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel
 
+from diffusers_ext.nano import REWARD_MODELS
 from diffusers_ext.rewards.errors import ModelError
 from diffusers_ext.rewards.model import RewardModel
 
@@ -59,6 +60,16 @@ def test_an_unknown_key_beside_the_weights_is_refused(folder):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(ModelError, match="lost: there is no such folder"):
         load(tmp_path / "lost")
+
+
+def test_judges_that_come_with_the_package_are_known_by_name(folder, tmp_path, monkeypatch):
+    sizes = [RewardModel.from_pretrained(name, device="cpu").model.num_parameters() for name in list(REWARD_MODELS)[:4]]
+    assert sizes == sorted(set(sizes))
+    with pytest.raises(ModelError, match=r"nor one that comes with the package \(reward-200k, reward-400k, "):
+        load("reward-7m")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "reward-1m").symlink_to(folder)
+    assert load("reward-1m").model.num_parameters() not in sizes  # what lies here comes first
 
 
 @pytest.mark.parametrize("path", ["./lost", "../lost"])
