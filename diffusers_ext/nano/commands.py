@@ -249,10 +249,15 @@ def export(
     generator: Annotated[Path, typer.Option(help="A trained generator.")],
     video_reward_model: Annotated[Path, typer.Option(help="A trained, calibrated reward model of videos.")],
     out: Annotated[Path, typer.Option(help="Folder to write the shipped checkpoints to.")],
+    smaller: Annotated[
+        list[Path] | None, typer.Option(help="The same of a smaller size, written under its name; can be repeated.")
+    ] = None,
 ) -> None:
     """Write the checkpoints in half precision, without their training states."""
-    from .export import export_generator, export_reward_model
+    from .export import architecture_of, export_generator, export_reward_model
 
     export_reward_model(reward_model, out / DEFAULT_REWARD_MODEL.name)
     export_reward_model(video_reward_model, out / DEFAULT_VIDEO_REWARD_MODEL.name)
+    for trained in smaller or ():
+        export_reward_model(trained, out / architecture_of(trained))
     export_generator(generator, out / "generator")

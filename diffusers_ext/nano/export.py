@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from ..rewards.errors import ModelError
 from ..rewards.model import SCALAR_HEAD
+from .reward_model import ARCHITECTURES
 
 
 def export_reward_model(trained: Path, out: Path) -> None:
@@ -24,6 +25,20 @@ def export_reward_model(trained: Path, out: Path) -> None:
     weights = load_file(trained / "model.safetensors")
     half = {name: value.half().contiguous() for name, value in weights.items()}
     save_file(half, out / "model.safetensors", metadata={"format": "pt"})
+
+
+def architecture_of(trained: Path) -> str:
+    """The name of a trained reward model's architecture, which its widths tell.
+
+    Raises:
+        ModelError: it is of none in :data:`~diffusers_ext.nano.reward_model.ARCHITECTURES`.
+    """
+    config = json.loads((trained / "config.json").read_text(encoding="utf-8"))
+    widths = config["vision_config"]["hidden_size"], config["text_config"]["hidden_size"]
+    for name, item in ARCHITECTURES.items():
+        if widths == (item.vision_width, item.text_width):
+            return name
+    raise ModelError(f"{trained}: of none of the sizes {', '.join(ARCHITECTURES)}")
 
 
 def average(trained: Sequence[Path], out: Path) -> None:

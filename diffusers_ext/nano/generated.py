@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..hushing import hushed
+from ..rewards.errors import RewardDanceError
 from ..sampling.painting import Painter
 from .evaluation import as_array, sample_sheet, stderr
 from .oracle import detect
@@ -123,6 +124,9 @@ def draw_pool(
 
     Pictures that show a held-out combination are painted again, since the generator has seen those and judges must
     not; of `groups` prompts those are left out that such pictures were painted for three times over.
+
+    Raises:
+        RewardDanceError: no prompt is left.
     """
     rng = np.random.default_rng((seed, 77))
     prompts = [sample_prompt(rng) for _ in range(groups)]
@@ -131,11 +135,15 @@ def draw_pool(
         lacking = [place for place, pictures in enumerate(kept) if len(pictures) < GROUP]
         if not lacking:
             break
-        first = 1_000_000 * (ATTEMPTS * seed + attempt + 1)
+        first = 1_000_000 * (seed + 1) + attempt * groups * GROUP
         sheets = sample_sheet(pipeline, GROUP, [prompts[place] for place in lacking], first, progress, batch, **options)
         for place, pictures in zip(lacking, as_array(sheets), strict=True):
             kept[place] += [picture for picture in pictures if not shows_held_out(picture)]
     full = [place for place, pictures in enumerate(kept) if len(pictures) >= GROUP]
+    if not full:
+        raise RewardDanceError(
+            "of every prompt something was painted that is held out; draw more, or from another seed"
+        )
     return Pool.of([prompts[place].text for place in full], np.array([kept[place][:GROUP] for place in full]))
 
 
