@@ -8,8 +8,8 @@ taught with the same pictures; (c) so do judges that are told the instruction, s
 (d) better judges pick better pictures out of 16.
 
 As in the paper, a judge of either kind is made of a vision-language model that was trained before. There is one of
-each size, which has learned from random weights to see and then to speak of what it sees, from equally many pictures.
-Seeds are those of learning to judge: of the pictures, the questions and the new weights.
+each size, which has learned from random weights, and from equally many pictures, to see, to speak of what it sees, and
+to answer what it was asked before it saw. Seeds are those of learning to judge: of pictures, questions and new weights.
 
 One that was stopped goes on, one that is done is not done again. A judge's folder holds the judge and `figures.json`.
 The tables go to stdout and to `OUT/scaling.md`, the plot to `OUT/scaling.png`.
@@ -146,14 +146,13 @@ def alone(reward_model: RewardModel, pairs: Sequence[Pair], instruction: str | N
     return float(np.mean(right))
 
 
-def backbone(out: Path, recipe: RewardRecipe) -> Path:
-    """The folder of a model that sees and speaks, which is trained as far as that has not been done."""
-    folder = out / f"{recipe.architecture}-backbone"
+def prepared(folder: Path, recipe: RewardRecipe) -> str:
+    """The folder of a model that does not judge yet, which is trained as far as that has not been done."""
     state = folder / "training.pt"
     if state.exists() or not (folder / "model.safetensors").exists():
         train_reward(folder, recipe)
         state.unlink()  # which says that it is done
-    return folder
+    return str(folder)
 
 
 def run(out: Path, kind: str, recipe: RewardRecipe, cases: Cases) -> Run:
@@ -246,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--seeing", type=int, default=1200, help="steps of learning to see, eight prompts each")
     parser.add_argument("--speaking", type=int, default=1700, help="steps of learning to speak, four prompts each")
+    parser.add_argument("--asking", type=int, default=500, help="steps of learning to answer, four prompts each")
     parser.add_argument("--steps", type=int, default=600, help="steps of learning to judge, four prompts each")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the widest; narrower ones learn faster")
     parser.add_argument(
@@ -277,7 +277,7 @@ def train_all(given: Any) -> list[Run]:
             device=given.device,
             workers=given.workers,
         )
-        speaker = replace(
+        speaking = replace(
             common,
             steps=given.seeing + given.speaking,
             vision_steps=given.seeing,
@@ -285,13 +285,24 @@ def train_all(given: Any) -> list[Run]:
             caption_steps=given.speaking,
             seed=1_000_000,  # no pictures that a judge of some seed will see again
         )
-        judge = replace(
+        answering = replace(
             common,
-            steps=given.steps,
+            steps=given.asking,
             vision_steps=0,
-            caption_steps=0,
+            caption_steps=given.asking,
+            asked=6,
+            statements=6,
             detection_weight=0.0,  # it sees; the read-out that taught it so was not kept
-            start_from=str(backbone(given.out, speaker)),
+            start_from=prepared(given.out / f"{size}-speaker", speaking),
+            seed=2_000_000,
+        )
+        judge = replace(
+            answering,
+            steps=given.steps,
+            caption_steps=0,
+            asked=0,
+            statements=common.statements,
+            start_from=prepared(given.out / f"{size}-backbone", answering),
             seed=seed,
         )
         runs += [run(given.out, kind, judge, cases) for kind in given.kinds]

@@ -164,6 +164,18 @@ def statements(rng: np.random.Generator, picture: Picture, count: int, looks: fl
     return found
 
 
+def asked_of_all(rng: np.random.Generator, pictures: Sequence[Picture]) -> tuple[str, list[bool]]:
+    """A short statement about one of several pictures, or about none of them, and of which of all it is true."""
+    picture = pictures[int(rng.integers(len(pictures)))]
+    spec = spec_about(rng, picture) if picture.objects and rng.random() < 0.75 else sample_prompt(rng)
+    grades = [grade(spec, shown.objects) for shown in pictures]
+    if rng.random() < 0.5:
+        return spec.text, [graded.correct for graded in grades]
+    number = int(rng.integers(len(grades[0].checks)))
+    checks = [graded.checks[number] for graded in grades]
+    return checks[0].requirement, [check.met for check in checks]
+
+
 def spec_about(rng: np.random.Generator, picture: Picture) -> PromptSpec:
     """A prompt that one or two of the picture's objects satisfy, or nearly do: their colours may be exchanged."""
     items = [picture.objects[int(index)] for index in rng.permutation(len(picture.objects))[:2]]

@@ -29,6 +29,7 @@ from .preferences import (
     INSTRUCTIONS,
     LOOKS,
     Group,
+    asked_of_all,
     caption,
     good,
     marks,
@@ -72,6 +73,8 @@ class RewardRecipe(Course):
     """Rationales per group."""
     slips: float = 0.0
     """Share of rationales that have seen something wrongly, and of which only the (right) verdict is taught."""
+    asked: int = 0
+    """Statements per group that are made before all its pictures are shown, as prompts are, and not after each."""
     statements: int = 12
     statement_weight: float = 0.5
     """Statements per picture, and the weight of the yes or no after each."""
@@ -140,6 +143,15 @@ class Writer:
             branches.append(Branch((Picture(index), *after), tuple(tokens), tuple(weights)))
         return Row(before, tuple(branches))
 
+    def asked_row(self, statement: str, verdicts: list[tuple[int, bool]], weight: float) -> Row:
+        """A statement, then several pictures (by index), each with whether it is true of that."""
+        content = [{"type": "text", "text": f"{CHECK} {statement}\n"}, prompts.IMAGE]
+        before, after = self.around_pictures([{"role": "user", "content": content}])
+        branches = [
+            Branch((Picture(index), *after), (self.yes if true else self.no,), (weight,)) for index, true in verdicts
+        ]
+        return Row(before, tuple(branches))
+
     def judgement_row(
         self, instruction: str, spec: PromptSpec, reference: int | None, verdicts: list[tuple[int, bool]]
     ) -> Row:
@@ -197,6 +209,10 @@ def speaking_rows(
         looks = 0.0 if group.generated else LOOKS
         found = [(place, statements(rng, picture, recipe.statements, looks)) for place, picture in placed[:checked]]
         rows.append(writer.statement_row(found, recipe.statement_weight))
+        for _ in range(recipe.asked):
+            statement, true = asked_of_all(rng, group.pictures)
+            verdicts = [(GROUP * number + i, value) for i, value in enumerate(true)]
+            rows.append(writer.asked_row(statement, verdicts, 2 * recipe.statement_weight))
     return rows
 
 

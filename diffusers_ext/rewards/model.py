@@ -139,7 +139,7 @@ class RewardModel:
 
         Args:
             path_or_id: a folder written by `save_pretrained`, the name of a judge that comes with the package
-                (``reward-1m``), or the id of a model on the hub (``owner/name``), which is fetched. Only safetensors
+                (``reward-5m``), or the id of a model on the hub (``owner/name``), which is fetched. Only safetensors
                 weights are read.
             quantization: the name of a scheme in :data:`~diffusers_ext.rewards.quantization.SCHEMES`, or None to take
                 the weights as they are; if they are stored quantized, they stay so.

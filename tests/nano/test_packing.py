@@ -107,6 +107,19 @@ def test_tokens_of_captions_and_statements_are_those_of_the_processor(nano_judge
     ]
 
 
+def test_tokens_of_what_is_asked_before_pictures_are_those_of_the_processor(nano_judge, writer, group, images):
+    row = writer.asked_row("a red star", [(0, True), (4, False)], 0.7)
+    columns = packed(writer, row)
+    (first, after), (second, end) = spans(columns, len(row.prefix))
+    tokens = columns.tokens[0].tolist()
+    for begin, stop, index in ((first, after, 0), (second, end, 4)):
+        alone = encoded(nano_judge, on_picture(f"{CHECK} a red star"), [images[index]]).input_ids[0].tolist()
+        assert tokens[: len(row.prefix)] + tokens[begin:stop] == alone
+    assert columns.chosen[0].tolist() == [nano_judge.tokenizer(word).input_ids[0] for word in ("yes", "no")]
+    assert columns.chosen[1].tolist() == pytest.approx([0.7, 0.7])
+    assert columns.pictures.tolist() == [0, 4]
+
+
 @pytest.mark.parametrize("reference", [None, 3])
 def test_packed_questions_are_answered_as_alone(nano_judge, writer, group, images, features, reference):
     others = [index for index in range(6) if index != reference]

@@ -15,6 +15,7 @@ from diffusers_ext.nano.preferences import (
     INSTRUCTIONS,
     Marks,
     Picture,
+    asked_of_all,
     caption,
     flaws,
     good,
@@ -248,6 +249,17 @@ def test_statements_are_true_of_the_scene_whatever_its_flaws():
         picture = Picture.of(sample_scene(rng), sample_degradation(rng), rng)
         for text, true in statements(rng, picture, 8):
             assert holds_true(text, picture.objects, picture.degradation) == true
+
+
+def test_what_is_asked_of_all_pictures_is_true_of_those_that_show_it():
+    rng = np.random.default_rng(15)
+    labels = []
+    for _ in range(60):
+        pictures = [Picture.of(sample_scene(rng), CLEAN, rng) for _ in range(6)]
+        text, true = asked_of_all(rng, pictures)
+        assert true == [holds_true(text, picture.objects, CLEAN) for picture in pictures]
+        labels += true
+    assert 0.15 < np.mean(labels) < 0.75
 
 
 def test_a_caption_by_hand():
