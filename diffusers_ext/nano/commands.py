@@ -132,6 +132,9 @@ def train_reward(
     start_from: StartFrom = None,
     groups: Groups = 4,
     rationales: Annotated[int, typer.Option(help="Rationales per prompt.")] = 1,
+    asked: Annotated[
+        int, typer.Option(help="Statements per prompt that are made before its pictures are shown, as prompts are.")
+    ] = 0,
     slips: Annotated[float, typer.Option(help="Share of rationales that err, for the verdict to be right anyway.")] = 0,
     detection_weight: Annotated[
         float, typer.Option(help="Weight of seeing; zero for a model that sees, whose read-out is not kept.")
@@ -161,6 +164,7 @@ def train_reward(
         start_from=start_from,
         groups=groups,
         rationales=rationales,
+        asked=asked,
         slips=slips,
         detection_weight=detection_weight,
         learning_rate=learning_rate,
