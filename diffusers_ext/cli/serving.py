@@ -37,6 +37,8 @@ class RayError(RewardDanceError):
 def _ray(cluster: str | None, metrics_port: int | None = None) -> Iterator[None]:
     """Connect to a cluster, or start one for as long as the `with` block lasts."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Ray Serve kills its proxy if that is not up after five seconds, which on a busy machine it may not be.
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")
     try:
         import ray
     except ImportError as error:
