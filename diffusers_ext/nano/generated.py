@@ -140,11 +140,7 @@ def draw_pool(
         for place, pictures in zip(lacking, as_array(sheets), strict=True):
             kept[place] += [picture for picture in pictures if not shows_held_out(picture)]
     full = [place for place, pictures in enumerate(kept) if len(pictures) >= GROUP]
-    if not full:
-        raise RewardDanceError(
-            "of every prompt something was painted that is held out; draw more, or from another seed"
-        )
-    return Pool.of([prompts[place].text for place in full], np.array([kept[place][:GROUP] for place in full]))
+    return _pool_of([prompts[place].text for place in full], [np.stack(kept[place][:GROUP]) for place in full])
 
 
 def shows_held_out(pixels: np.ndarray) -> bool:
@@ -167,6 +163,9 @@ def draw_contenders(
 
     Wrong pictures that it takes for right ones are rare among random ones, and most of what it meets here. Groups in
     which something is seen that is held out are left out, so there may be fewer than `groups`.
+
+    Raises:
+        RewardDanceError: no prompt is left.
     """
     from rich.progress import track
 
@@ -189,4 +188,10 @@ def draw_contenders(
         if not any(map(shows_held_out, pictures)):
             prompts.append(text)
             pixels.append(np.stack(pictures))
+    return _pool_of(prompts, pixels)
+
+
+def _pool_of(prompts: list[str], pixels: list[np.ndarray]) -> Pool:
+    if not prompts:
+        raise RewardDanceError("for every prompt something was painted that is held out; draw more, or another seed")
     return Pool.of(prompts, np.stack(pixels))
