@@ -24,6 +24,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from diffusers_ext.metrics import read_entries
 from diffusers_ext.training import read_config, train_lora
+from diffusers_ext.training.config import LoraTraining
 from diffusers_ext.training.monitors import Evaluation, diversity_share
 
 ALGORITHMS = ("nft", "refl", "draft", "grpo")
@@ -49,14 +50,13 @@ class Run:
         return next((item.samples for item in self.evaluations if (item.second or 0) >= correctness), None)
 
 
-def train(folder: Path, algorithm: str, seed: int, iterations: int | None) -> Run:
+def train(name: str, config: LoraTraining) -> Run:
     """Train, or go on, or read what is there."""
-    config = read_config(f"nano-{algorithm}", out=str(folder), seed=seed, iterations=iterations)
-    metrics = folder / "metrics.jsonl"
+    metrics = Path(config.out) / "metrics.jsonl"
     found = evaluations_of(metrics)
     if not found or found[-1].iteration < config.iterations:
         train_lora(config, progress=True)
-    return Run(algorithm, seed, evaluations_of(metrics))
+    return Run(name, config.seed, evaluations_of(metrics))
 
 
 def evaluations_of(metrics: Path) -> tuple[Evaluation, ...]:
@@ -161,11 +161,13 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, help="in place of the configurations' own")
     parser.add_argument("--bar", type=float, default=0.85, help="correctness whose samples are counted")
     options = parser.parse_args()
-    runs = [
-        train(options.out / f"{algorithm}-{seed}", algorithm, seed, options.iterations)
-        for seed in range(options.seeds)
-        for algorithm in options.algorithms
-    ]
+    runs: list[Run] = []
+    for seed in range(options.seeds):
+        for algorithm in options.algorithms:
+            out = str(options.out / f"{algorithm}-{seed}")
+            runs.append(
+                train(algorithm, read_config(f"nano-{algorithm}", out=out, seed=seed, iterations=options.iterations))
+            )
     told: list[dict[str, Any]] = [
         {"algorithm": run.algorithm, "seed": run.seed, "evaluations": [item.as_dict() for item in run.evaluations]}
         for run in runs

@@ -11,19 +11,17 @@ one that is done is not done again. The table goes to stdout and to `OUT/judges.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from benchmarks.reward_scaling import KINDS, SIZES, interval
-from benchmarks.rl import Run, evaluations_of, machine
+from benchmarks.rl import Run, machine, train
 from diffusers_ext.nano import DEFAULT_PIPELINE
 from diffusers_ext.training import read_config, train_lora
 from diffusers_ext.training.config import LoraTraining
 from diffusers_ext.training.monitors import diversity_share
 from diffusers_ext.training.rewards import JudgeConfig
-
-Arms = Mapping[str, JudgeConfig]
 
 
 def arms_of(scaling: Path, seed: int) -> dict[str, JudgeConfig]:
@@ -57,15 +55,6 @@ def warmed(out: Path, example: LoraTraining) -> Path:
     return made
 
 
-def train(folder: Path, name: str, config: LoraTraining) -> Run:
-    """Train, or go on, or read what is there."""
-    metrics = folder / "metrics.jsonl"
-    found = evaluations_of(metrics)
-    if not found or found[-1].iteration < config.iterations:
-        train_lora(config, progress=True)
-    return Run(name, config.seed, evaluations_of(metrics))
-
-
 def table(runs: Sequence[Run]) -> str:
     """Means over seeds, with their 95% intervals.
 
@@ -78,15 +67,15 @@ def table(runs: Sequence[Run]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|", f"| before training | - | {' | '.join(before)} |"]
     for name in dict.fromkeys(run.algorithm for run in runs):
         those = [run for run in runs if run.algorithm == name]
-        rows = {
-            "correct": [run.last.second or 0.0 for run in those],
-            "held out": [run.last.held_out or 0.0 for run in those],
-            "exact": [run.last.exact or 0.0 for run in those],
-            "reward": [run.last.reward - run.first.reward for run in those],
-            "spread": [run.last.group_deviation / run.first.group_deviation for run in those],
-            "diversity": [diversity_share(run.first, run.last) for run in those],
-        }
-        lines.append(f"| {name} | {len(those)} | {' | '.join(map(interval, rows.values()))} |")
+        columns = (
+            [run.last.second or 0.0 for run in those],
+            [run.last.held_out or 0.0 for run in those],
+            [run.last.exact or 0.0 for run in those],
+            [run.last.reward - run.first.reward for run in those],
+            [run.last.group_deviation / run.first.group_deviation for run in those],
+            [diversity_share(run.first, run.last) for run in those],
+        )
+        lines.append(f"| {name} | {len(those)} | {' | '.join(map(interval, columns))} |")
     return "\n".join(lines)
 
 
@@ -136,7 +125,7 @@ def main() -> None:
         for name, judge in arms_of(options.scaling, seed).items():
             if options.arms is None or name in options.arms:
                 folder = options.out / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
-                runs.append(train(folder, name, replace(common, out=str(folder), judges=(judge,), seed=seed)))
+                runs.append(train(name, replace(common, out=str(folder), judges=(judge,), seed=seed)))
     text = f"{machine()}\n\n{table(runs)}"
     (options.out / "judges.md").write_text(text + "\n", encoding="utf-8")
     plot(runs, options.out / "judges.png")

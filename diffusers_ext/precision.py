@@ -25,3 +25,10 @@ def in_bfloat16(device: torch.device, precision: Precision = "auto") -> bool:
     if device.type == "cpu":
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return device.type != "cuda" or torch.cuda.is_bf16_supported(including_emulation=False)
+
+
+def autocast(device: torch.device, precision: Precision = "auto") -> torch.autocast:
+    """Matrix products and convolutions in that precision, the rest and all weights in float32."""
+    import torch
+
+    return torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(device, precision))

@@ -154,7 +154,7 @@ def statements(rng: np.random.Generator, picture: Picture, count: int, looks: fl
             words, named_flaw = (FLAWED, FLAWLESS), bool(rng.random() < 0.5)
             found.append((words[not named_flaw][index], flawed[index] == named_flaw))
             continue
-        spec = spec_about(rng, picture) if picture.objects and rng.random() < 0.75 else sample_prompt(rng)
+        spec = _spec_for_statement(rng, picture)
         graded = grade(spec, picture.objects)
         if rng.random() < 0.4:
             found.append((spec.text, graded.correct))
@@ -167,13 +167,17 @@ def statements(rng: np.random.Generator, picture: Picture, count: int, looks: fl
 def asked_of_all(rng: np.random.Generator, pictures: Sequence[Picture]) -> tuple[str, list[bool]]:
     """A short statement about one of several pictures, or about none of them, and of which of all it is true."""
     picture = pictures[int(rng.integers(len(pictures)))]
-    spec = spec_about(rng, picture) if picture.objects and rng.random() < 0.75 else sample_prompt(rng)
+    spec = _spec_for_statement(rng, picture)
     grades = [grade(spec, shown.objects) for shown in pictures]
     if rng.random() < 0.5:
         return spec.text, [graded.correct for graded in grades]
     number = int(rng.integers(len(grades[0].checks)))
     checks = [graded.checks[number] for graded in grades]
     return checks[0].requirement, [check.met for check in checks]
+
+
+def _spec_for_statement(rng: np.random.Generator, picture: Picture) -> PromptSpec:
+    return spec_about(rng, picture) if picture.objects and rng.random() < 0.75 else sample_prompt(rng)
 
 
 def spec_about(rng: np.random.Generator, picture: Picture) -> PromptSpec:

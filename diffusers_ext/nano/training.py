@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from ..precision import in_bfloat16
+from ..precision import autocast
 from ..rewards.errors import RewardDanceError
 from ..states import write_state
 
@@ -84,7 +84,7 @@ progress = _Reporter()
 
 def mixed_precision(device: torch.device = torch.device("cpu")) -> torch.autocast:
     """Matrix products and convolutions in bfloat16 where that is faster, the rest and all weights in float32."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=in_bfloat16(device))
+    return autocast(device)
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:

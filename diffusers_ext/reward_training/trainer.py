@@ -18,7 +18,7 @@ from torch import nn
 from ..data import Located
 from ..evaluation import lacking_first_frame
 from ..metrics import Metrics
-from ..precision import in_bfloat16
+from ..precision import autocast
 from ..rewards.instructions import Instruction, get_instruction, load_instructions
 from ..states import claimed
 from .adapting import load_student_judge, open_weights, save_judge
@@ -188,7 +188,7 @@ def _step(
             rng = np.random.default_rng((config.seed, step, place))
             lessons += lessons_of(judge, drawn[place], by, config, rng)
         last = accelerator.sync_gradients = number == len(parts) - 1
-        with _autocast(accelerator, config), _syncing(accelerator, student, last):
+        with autocast(accelerator.device, config.precision), _syncing(accelerator, student, last):
             # Gradients are averaged over processes, and losses are means over all records of the step.
             cost = student(lessons)[0] * (accelerator.num_processes / (2 * config.batch_size))
             accelerator.backward(cost)
@@ -204,11 +204,6 @@ def _step(
     optimizer.step()
     optimizer.zero_grad()
     return loss, float(whole(norm))
-
-
-def _autocast(accelerator: Accelerator, config: RewardTraining) -> torch.autocast:
-    enabled = in_bfloat16(accelerator.device, config.precision)
-    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=enabled)
 
 
 def _syncing(accelerator: Accelerator, student: Any, last: bool) -> AbstractContextManager[Any]:
@@ -233,7 +228,7 @@ def _validate(
     places = [accelerator.process_index + count * turn for turn in range(math.ceil(len(held) / count))]
     mine = [held[place % len(held)] for place in places]
     right: list[bool] = []
-    with torch.no_grad(), _without_dropout(student), _autocast(accelerator, config):
+    with torch.no_grad(), _without_dropout(student), autocast(accelerator.device, config.precision):
         for first in range(0, len(mine), 2 * config.micro_batch_size):
             part = mine[first : first + 2 * config.micro_batch_size]
             lessons: list[Lesson] = []

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 
-from ..precision import in_bfloat16
+from ..precision import autocast
 from .config import LoraTraining
 from .diffusion import Denoiser, Schedule, denoise, guided, noise_for
 from .errors import LoraTrainingError
@@ -66,8 +66,7 @@ class Studio:
 
     def autocast(self) -> torch.autocast:
         """Computation in the run's precision."""
-        enabled = in_bfloat16(self.device, self.config.precision)
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=enabled)
+        return autocast(self.device, self.config.precision)
 
     def condition(self, prompts: Sequence[str]) -> Condition:
         """Conditions of prompts on the device, [B, ...] each."""
