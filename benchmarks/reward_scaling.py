@@ -9,7 +9,7 @@ taught with the same pictures; (c) so do judges that are told the instruction, s
 
 As in the paper, a judge of either kind is made of a vision-language model that was trained before. There is one of
 each size, which has learned from random weights, and from equally many pictures, to see, to speak of what it sees, and
-to answer what it was asked before it saw. Seeds are those of learning to judge: of pictures, questions and new weights.
+to answer what it was asked before it saw, of one picture or of two. Seeds are those of learning to judge: of pictures, questions and new weights.
 
 One that was stopped goes on, one that is done is not done again. A judge's folder holds the judge and `figures.json`.
 The tables go to stdout and to `OUT/scaling.md`, the plot to `OUT/scaling.png`.
@@ -53,6 +53,8 @@ SIZES = ("reward-200k", "reward-400k", "reward-1m", "reward-5m")
 KINDS = {"generative": train_reward, "bradley-terry": train_bradley_terry}
 WIDEST = max(item.text_width for item in ARCHITECTURES.values())
 POOL_SHARE = 0.3
+LATER = 0.7
+"""What is learned after seeing and speaking is learned at this share of their learning rate."""
 N = 16
 Figures = Mapping[str, float]
 CONTEXTS = ("bare", "+ instruction", "+ reference", "+ chain of thought")
@@ -246,14 +248,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeing", type=int, default=1200, help="steps of learning to see, eight prompts each")
     parser.add_argument("--speaking", type=int, default=1700, help="steps of learning to speak, four prompts each")
     parser.add_argument("--asking", type=int, default=500, help="steps of learning to answer, four prompts each")
-    parser.add_argument("--steps", type=int, default=600, help="steps of learning to judge, four prompts each")
+    parser.add_argument("--steps", type=int, default=300, help="steps of learning to judge, four prompts each")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the widest; narrower ones learn faster")
     parser.add_argument(
         "--pool", nargs="*", default=[], help="generated pictures to train on as well (see `nano draw-pool`)"
     )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--size", type=int, default=500, help="pairs of each sort to measure on")
+    parser.add_argument("--size", type=int, default=300, help="pairs of each sort to measure on")
     parser.add_argument("--prompts", type=int, default=20, help="of every kind to choose the best of 16 for")
     parser.add_argument("--report", action="store_true", help="only print what is there")
     given = parser.parse_args(arguments)
@@ -289,9 +291,10 @@ def train_all(given: Any) -> list[Run]:
             common,
             steps=given.asking,
             vision_steps=0,
-            caption_steps=given.asking,
-            asked=6,
-            statements=6,
+            caption_steps=0,
+            asking_steps=given.asking,
+            warmup=50,
+            learning_rate=LATER * common.learning_rate,
             detection_weight=0.0,  # it sees; the read-out that taught it so was not kept
             start_from=prepared(given.out / f"{size}-speaker", speaking),
             seed=2_000_000,
@@ -299,9 +302,7 @@ def train_all(given: Any) -> list[Run]:
         judge = replace(
             answering,
             steps=given.steps,
-            caption_steps=0,
-            asked=0,
-            statements=common.statements,
+            asking_steps=0,
             start_from=prepared(given.out / f"{size}-backbone", answering),
             seed=seed,
         )

@@ -39,14 +39,14 @@ class BradleyTerryLessons(RewardLessons):
     """The lessons of a recipe with rewards in place of verdicts and rationales."""
 
     def __call__(self, step: int) -> Lesson:
-        if step < self.recipe.vision_steps + self.recipe.caption_steps:
+        if step < self.recipe.answers:
             return super().__call__(step)
         rng = np.random.default_rng((self.recipe.seed, step))
         groups = self.groups(rng, step)
         rows, pairs = compared_rows(self.writer, rng, groups)
         asked = pack(rows, self.writer.frame, TOKENS_PER_IMAGE, self.writer.tokenizer.pad_token_id)
         told = self.writer.pack(speaking_rows(self.writer, rng, groups, 3, 2, self.recipe), self.recipe.parts)
-        return Lesson(pixels_of(groups), targets_of(groups), told, Compared(asked, pairs))
+        return Lesson(pixels_of(groups), targets_of(groups), told, compared=Compared(asked, pairs))
 
 
 def compared_rows(writer: Writer, rng: np.random.Generator, groups: Sequence[Group]) -> tuple[list[Row], Tensor]:

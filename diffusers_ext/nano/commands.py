@@ -124,6 +124,9 @@ def train_reward(
     steps: int = 6000,
     vision_steps: Annotated[int, typer.Option(help="Steps at the start on seeing alone.")] = 1500,
     caption_steps: Annotated[int, typer.Option(help="Steps after that on captions and statements alone.")] = 1400,
+    asking_steps: Annotated[
+        int, typer.Option(help="Steps after that on statements that are put before pictures, one or two at a time.")
+    ] = 600,
     pool: Annotated[
         list[Path] | None,
         typer.Option(help="Pictures of draw-pool or draw-contenders to train on as well; can be repeated."),
@@ -132,9 +135,6 @@ def train_reward(
     start_from: StartFrom = None,
     groups: Groups = 4,
     rationales: Annotated[int, typer.Option(help="Rationales per prompt.")] = 1,
-    asked: Annotated[
-        int, typer.Option(help="Statements per prompt that are made before its pictures are shown, as prompts are.")
-    ] = 0,
     slips: Annotated[float, typer.Option(help="Share of rationales that err, for the verdict to be right anyway.")] = 0,
     detection_weight: Annotated[
         float, typer.Option(help="Weight of seeing; zero for a model that sees, whose read-out is not kept.")
@@ -159,12 +159,12 @@ def train_reward(
         steps=steps,
         vision_steps=vision_steps,
         caption_steps=caption_steps,
+        asking_steps=asking_steps,
         generated=tuple(map(str, pool or ())),
         generated_share=pool_share,
         start_from=start_from,
         groups=groups,
         rationales=rationales,
-        asked=asked,
         slips=slips,
         detection_weight=detection_weight,
         learning_rate=learning_rate,

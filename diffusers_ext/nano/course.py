@@ -26,6 +26,8 @@ class Course:
     minutes: float | None = None
     """How long to train at most: the learning rate falls with the end that is nearer, that of steps or of minutes."""
     learning_rate: float = 1e-3
+    warmup: int = 200
+    """Steps over which the learning rate rises, at the start and where something new begins to be learned."""
     weight_decay: float = 0.02
     decay: float = 0.4
     """Share of the run, at its end, over which the learning rate falls."""
@@ -124,7 +126,7 @@ def train(
         learner.load_state_dict(state["learner"])
         optimizer.load_state_dict(state["optimizer"])
     start = state["step"] if state is not None else 0
-    schedule = Schedule(course.steps, decay=course.decay, starts=starts, minutes=course.minutes)
+    schedule = Schedule(course.steps, course.warmup, course.decay, starts=starts, minutes=course.minutes)
     steps = range(start, course.steps)
     begun = time.monotonic()
     for step, lesson in zip(progress(steps, title), prepared(lessons, steps, course.workers), strict=True):

@@ -6,7 +6,8 @@ A branch's positions go on from the end of the prefix, so each one computes exac
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -164,6 +165,20 @@ def hidden_states(model, packed: Packed, features: Tensor) -> Tensor:
     return model.model.language_model(
         inputs_embeds=embeddings, attention_mask=packed.mask, position_ids=packed.positions, use_cache=False
     ).last_hidden_state
+
+
+@contextmanager
+def watching(model, depth: int) -> Iterator[list[Tensor]]:
+    """Keep what the first `depth` layers of the language model make of every batch while the context lasts."""
+    kept: list[Tensor] = []
+    layer = model.model.language_model.layers[depth - 1]
+    hook = layer.register_forward_hook(
+        lambda module, given, made: kept.append(made[0] if isinstance(made, tuple) else made)
+    )
+    try:
+        yield kept
+    finally:
+        hook.remove()
 
 
 def pack_by_length(

@@ -41,6 +41,8 @@ GROUP: Final = 6
 """Pictures for one prompt."""
 LOOKS: Final = 0.2
 """Share of statements that are about flaws."""
+ATTEMPTS: Final = 20
+"""How often a statement is sought that is true of some pictures and not of others."""
 MARGIN: Final = 0.2
 """Two pictures whose quality differs by less than this are a tie."""
 
@@ -164,16 +166,35 @@ def statements(rng: np.random.Generator, picture: Picture, count: int, looks: fl
     return found
 
 
-def asked_of_all(rng: np.random.Generator, pictures: Sequence[Picture]) -> tuple[str, list[bool]]:
-    """A short statement about one of several pictures, or about none of them, and of which of all it is true."""
-    picture = pictures[int(rng.integers(len(pictures)))]
-    spec = _spec_for_statement(rng, picture)
-    grades = [grade(spec, shown.objects) for shown in pictures]
+def asked_of_all(
+    rng: np.random.Generator, pictures: Sequence[Picture], looks: float = LOOKS
+) -> tuple[str, tuple[bool, ...]]:
+    """A short statement, and of which of several pictures it is true: of some of them, if one like that is found.
+
+    Args:
+        rng: draws it.
+        pictures: what it is about.
+        looks: how often it is about flaws.
+    """
+    for _ in range(ATTEMPTS):
+        statement, true = _stated_of_all(rng, pictures, looks)
+        if 0 < sum(true) < len(pictures):
+            break
+    return statement, true
+
+
+def _stated_of_all(rng: np.random.Generator, pictures: Sequence[Picture], looks: float) -> tuple[str, tuple[bool, ...]]:
+    if rng.random() < looks:
+        index, named_flaw = int(rng.integers(4)), bool(rng.random() < 0.5)
+        words = FLAWED if named_flaw else FLAWLESS
+        return words[index], tuple(flaws(picture.degradation)[index] == named_flaw for picture in pictures)
+    spec = _spec_for_statement(rng, pictures[int(rng.integers(len(pictures)))])
+    grades = [grade(spec, picture.objects) for picture in pictures]
     if rng.random() < 0.5:
-        return spec.text, [graded.correct for graded in grades]
+        return spec.text, tuple(graded.correct for graded in grades)
     number = int(rng.integers(len(grades[0].checks)))
     checks = [graded.checks[number] for graded in grades]
-    return checks[0].requirement, [check.met for check in checks]
+    return checks[0].requirement, tuple(check.met for check in checks)
 
 
 def _spec_for_statement(rng: np.random.Generator, picture: Picture) -> PromptSpec:

@@ -1,7 +1,8 @@
-"""Train a nano reward model from scratch: first to see, then to speak of what it sees, then to judge.
+"""Train a nano reward model from scratch: first to see, then to speak of what it sees, to answer, and to judge.
 
 Seeing is learned from where which object is; speaking from captions and from short statements that are true or false;
-judging from yes/no with and without a reference, and from rationales. The earlier lessons go on beside the later ones.
+answering from statements that are put before pictures, by themselves and beside another one; judging from yes/no with
+and without a reference, and from rationales. The earlier lessons go on beside the later ones.
 
 Every step draws fresh pictures, so nothing is ever seen twice.
 """
@@ -19,11 +20,12 @@ from torch import Tensor
 from transformers import AutoTokenizer, InternVLForConditionalGeneration, PreTrainedTokenizerFast
 
 from ..rewards import prompts
-from ..rewards.instructions import PRESETS
+from ..rewards.instructions import PRESETS, Instruction
 from .course import Course, Learner, train
 from .detection import Detector, Targets, targets_of
 from .generated import Pool, varied
-from .packing import Branch, Item, Packed, Picture, Row, loss, pack_by_length
+from .marking import Marker
+from .packing import Branch, Item, Packed, Picture, Row, loss, pack_by_length, watching
 from .preferences import (
     GROUP,
     INSTRUCTIONS,
@@ -73,8 +75,13 @@ class RewardRecipe(Course):
     """Rationales per group."""
     slips: float = 0.0
     """Share of rationales that have seen something wrongly, and of which only the (right) verdict is taught."""
-    asked: int = 0
-    """Statements per group that are made before all its pictures are shown, as prompts are, and not after each."""
+    asking_steps: int = 600
+    """Steps after those on statements that are made before pictures are shown, as prompts are, and not after each."""
+    asked: int = 3
+    compared: int = 4
+    """Statements per group then: put to every picture by itself, and to one beside every other."""
+    marking_weight: float = 0.5
+    """Weight of telling these two apart."""
     statements: int = 12
     statement_weight: float = 0.5
     """Statements per picture, and the weight of the yes or no after each."""
@@ -86,6 +93,16 @@ class RewardRecipe(Course):
     position are the hardest to learn."""
     start_from: str | None = None
     """A trained reward model's folder to go on from, in place of random weights."""
+
+    @property
+    def speaks(self) -> int:
+        """The step at which it is to have learned to speak."""
+        return self.vision_steps + self.caption_steps
+
+    @property
+    def answers(self) -> int:
+        """The step at which it is to have learned to answer, and begins to judge."""
+        return self.speaks + self.asking_steps
 
 
 class Writer:
@@ -108,9 +125,9 @@ class Writer:
         return tuple(self.tokenizer(text).input_ids)
 
     def _pieces(self, instruction: str, prompt: str, pairwise: bool, explain: bool) -> tuple[tuple[int, ...], ...]:
-        """The tokens of a question around its pictures: before, (between,) after."""
-        messages = prompts.question(PRESETS[instruction], prompt, pairwise=pairwise, explain=explain)
-        return self.around_pictures(messages)
+        """The tokens of a question, under a preset or by a text, around its pictures: before, (between,) after."""
+        known = PRESETS[instruction] if instruction in PRESETS else Instruction(instruction, instruction, ())
+        return self.around_pictures(prompts.question(known, prompt, pairwise=pairwise, explain=explain))
 
     def around_pictures(self, messages: list[prompts.Message]) -> tuple[tuple[int, ...], ...]:
         """The tokens of a chat before, between and after its pictures."""
@@ -143,20 +160,17 @@ class Writer:
             branches.append(Branch((Picture(index), *after), tuple(tokens), tuple(weights)))
         return Row(before, tuple(branches))
 
-    def asked_row(self, statement: str, verdicts: list[tuple[int, bool]], weight: float) -> Row:
-        """A statement, then several pictures (by index), each with whether it is true of that."""
-        content = [{"type": "text", "text": f"{CHECK} {statement}\n"}, prompts.IMAGE]
-        before, after = self.around_pictures([{"role": "user", "content": content}])
-        branches = [
-            Branch((Picture(index), *after), (self.yes if true else self.no,), (weight,)) for index, true in verdicts
-        ]
-        return Row(before, tuple(branches))
+    def asked_row(self, statement: str, reference: int | None, verdicts: list[tuple[int, bool]], weight: float) -> Row:
+        """A statement put to several pictures (by index) as judgements are: is it true, or true rather than of one?"""
+        prefix, ask = self._question(CHECK, statement, reference, explain=False)
+        answers = ((index, self.yes if true else self.no) for index, true in verdicts)
+        return Row(prefix, tuple(Branch(ask(index), (answer,), (weight,)) for index, answer in answers))
 
     def judgement_row(
         self, instruction: str, spec: PromptSpec, reference: int | None, verdicts: list[tuple[int, bool]]
     ) -> Row:
         """One question about several candidates (by index), answered at once."""
-        prefix, ask = self._question(instruction, spec, reference, explain=False)
+        prefix, ask = self._question(instruction, spec.text, reference, explain=False)
         branches = (Branch(ask(index), (self.yes if better else self.no,), (1.0,)) for index, better in verdicts)
         return Row(prefix, tuple(branches))
 
@@ -169,7 +183,7 @@ class Writer:
         weight: float,
     ) -> Row:
         """One question about several candidates, each answered by a rationale and then the verdict."""
-        prefix, ask = self._question(instruction, spec, reference, explain=True)
+        prefix, ask = self._question(instruction, spec.text, reference, explain=True)
         branches: list[Branch] = []
         for index, text, better in reasons:
             thought = self.encode(f"{text} {prompts.VERDICT}")
@@ -183,8 +197,8 @@ class Writer:
         """Rows as the model takes them, in so many batches of rows alike in length."""
         return tuple(pack_by_length(rows, self.frame, TOKENS_PER_IMAGE, self.tokenizer.pad_token_id, parts))
 
-    def _question(self, instruction: str, spec: PromptSpec, reference: int | None, explain: bool):
-        pieces = self.pieces(instruction, spec.text, reference is not None, explain)
+    def _question(self, instruction: str, prompt: str, reference: int | None, explain: bool):
+        pieces = self.pieces(instruction, prompt, reference is not None, explain)
         if reference is None:
             before, after = pieces
             return before, lambda index: (Picture(index), *after)
@@ -209,10 +223,24 @@ def speaking_rows(
         looks = 0.0 if group.generated else LOOKS
         found = [(place, statements(rng, picture, recipe.statements, looks)) for place, picture in placed[:checked]]
         rows.append(writer.statement_row(found, recipe.statement_weight))
-        for _ in range(recipe.asked):
-            statement, true = asked_of_all(rng, group.pictures)
-            verdicts = [(GROUP * number + i, value) for i, value in enumerate(true)]
-            rows.append(writer.asked_row(statement, verdicts, 2 * recipe.statement_weight))
+    return rows
+
+
+def asking_rows(writer: Writer, rng: np.random.Generator, groups: list[Group], recipe: RewardRecipe) -> list[Row]:
+    """For every group statements put to each picture by itself, and to one of them beside each other one.
+
+    Where a statement is true, or false, of both there is nothing to answer.
+    """
+    rows: list[Row] = []
+    for number, group in enumerate(groups):
+        first, looks = GROUP * number, 0.0 if group.generated else LOOKS
+        for reference in (*[None] * recipe.asked, *rng.integers(GROUP, size=recipe.compared).tolist()):
+            statement, true = asked_of_all(rng, group.pictures, looks)
+            beside = None if reference is None else true[reference]
+            verdicts = [(first + index, value) for index, value in enumerate(true) if value is not beside]
+            if verdicts:
+                shown = None if reference is None else first + reference
+                rows.append(writer.asked_row(statement, shown, verdicts, 1.0))
     return rows
 
 
@@ -281,8 +309,10 @@ def lesson_rows(
     writer: Writer, rng: np.random.Generator, step: int, recipe: RewardRecipe, groups: list[Group]
 ) -> list[Row]:
     """What is asked about the groups at a step after those on seeing alone."""
-    if step < recipe.vision_steps + recipe.caption_steps:
+    if step < recipe.speaks:
         return speaking_rows(writer, rng, groups, 2, 6, recipe)
+    if step < recipe.answers:
+        return asking_rows(writer, rng, groups, recipe) + speaking_rows(writer, rng, groups, 1, 1, recipe)
     return judgement_rows(writer, rng, groups, recipe) + speaking_rows(writer, rng, groups, 3, 2, recipe)
 
 
@@ -307,12 +337,14 @@ class Lesson:
         pixels: uint8 [pictures, 64, 64, 3].
         targets: what is to be seen in them.
         told: what is to be said of them; nothing while only seeing is taught.
+        asking: whether two pictures at a time are to be told apart.
         compared: which are better than which, for those who learn rewards from that instead of from verdicts.
     """
 
     pixels: Tensor
     targets: Targets
     told: tuple[Packed, ...]
+    asking: bool = False
     compared: Compared | None = None
 
 
@@ -330,7 +362,8 @@ class RewardLessons:
         groups = self.groups(rng, step)
         rows = [] if step < self.recipe.vision_steps else lesson_rows(self.writer, rng, step, self.recipe, groups)
         told = self.writer.pack(rows, self.recipe.parts)
-        return Lesson(pixels_of(groups), targets_of(groups), told)
+        asking = self.recipe.compared > 0 and self.recipe.speaks <= step < self.recipe.answers
+        return Lesson(pixels_of(groups), targets_of(groups), told, asking)
 
     def groups(self, rng: np.random.Generator, step: int) -> list[Group]:
         """What a step is about."""
@@ -383,6 +416,7 @@ class RewardLearner(SeeingLearner):
 
     def __init__(self, model: InternVLForConditionalGeneration, writer: Writer, recipe: RewardRecipe) -> None:
         super().__init__(model)
+        self.marker = Marker(model.config.text_config.hidden_size)
         self.writer = writer
         self.recipe = recipe
 
@@ -396,8 +430,13 @@ class RewardLearner(SeeingLearner):
 
     def study(self, lesson: Lesson, features: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The cost of speaking of pictures and judging them."""
-        told, right = loss(self.model, lesson.told, features)
-        return told, accuracies(right, lesson.told, self.writer, self.recipe.statement_weight)
+        with watching(self.model, 1) as states:
+            cost, right = loss(self.model, lesson.told, features)
+        figures = accuracies(right, lesson.told, self.writer, self.recipe.statement_weight)
+        if lesson.asking:
+            marked, apart = self.marker(list(zip(lesson.told, states, strict=True)), self.writer.frame[1])
+            cost, figures = cost + self.recipe.marking_weight * marked, figures | {"told_apart": apart}
+        return cost, figures
 
 
 def _start_of(recipe: RewardRecipe, out: Path) -> tuple[InternVLForConditionalGeneration, PreTrainedTokenizerFast]:
@@ -423,6 +462,6 @@ def train_judge(
     model, tokenizer = _start_of(recipe, out)
     writer = Writer(tokenizer)
     save_processor(out, tokenizer)
-    starts = (0, recipe.vision_steps, recipe.vision_steps + recipe.caption_steps)
+    starts = (0, recipe.vision_steps, recipe.speaks, recipe.answers)
     train(recipe, learner(model, writer, recipe), lessons(recipe, writer), out, title, starts)
     return model

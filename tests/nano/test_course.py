@@ -30,7 +30,14 @@ from diffusers_ext.rewards.model import RewardModel
 from diffusers_ext.states import read_state
 
 RECIPE = RewardRecipe(
-    architecture="reward-200k", steps=4, vision_steps=1, caption_steps=1, groups=2, vision_groups=1, seed=3
+    architecture="reward-200k",
+    steps=5,
+    vision_steps=1,
+    caption_steps=1,
+    asking_steps=1,
+    groups=2,
+    vision_groups=1,
+    seed=3,
 )
 
 
@@ -39,17 +46,17 @@ def same(first, second) -> bool:
         return torch.equal(first, second)
     if isinstance(first, tuple):
         return len(first) == len(second) and all(map(same, first, second))
-    if first is None:
-        return second is None
+    if first is None or isinstance(first, bool):
+        return first is second
     return all(same(getattr(first, name), getattr(second, name)) for name in vars(first))
 
 
 @pytest.mark.parametrize("lessons", [RewardLessons, BradleyTerryLessons])
 def test_lessons_prepared_by_other_processes_are_the_same_and_in_order(nano_tokenizer, lessons):
     of_step = lessons(RECIPE, Writer(nano_tokenizer))
-    alone = list(prepared(of_step, range(1, 5), workers=0))
-    ahead = list(prepared(of_step, range(1, 5), workers=2))
-    assert len(alone) == len(ahead) == 4
+    alone = list(prepared(of_step, range(1, 6), workers=0))
+    ahead = list(prepared(of_step, range(1, 6), workers=2))
+    assert len(alone) == len(ahead) == 5
     assert all(map(same, alone, ahead))
     assert not same(alone[2], alone[3])
 
@@ -91,7 +98,7 @@ def test_a_run_ends_when_its_minutes_are_over_and_goes_on_from_there(tmp_path):
 
 
 def test_what_is_moved_keeps_its_shape(nano_tokenizer):
-    lesson = BradleyTerryLessons(RECIPE, Writer(nano_tokenizer))(3)
+    lesson = BradleyTerryLessons(RECIPE, Writer(nano_tokenizer))(4)
     moved = on_device(lesson, torch.device("meta"))
     assert type(moved) is type(lesson) and len(moved.told) == len(lesson.told)
     assert moved.told[0].tokens.device.type == moved.compared.pairs.device.type == "meta"
@@ -136,7 +143,7 @@ def test_pairs_of_the_rival_are_the_truth(nano_tokenizer):
 
 def test_the_rivals_cost_is_that_of_bradley_and_terry(nano_judge, nano_tokenizer):
     """Against rewards of the same head, picture by picture, in float64."""
-    lesson = BradleyTerryLessons(replace(RECIPE, groups=1), Writer(nano_tokenizer))(3)
+    lesson = BradleyTerryLessons(replace(RECIPE, groups=1), Writer(nano_tokenizer))(4)
     learner = BradleyTerryLearner(nano_judge.model, Writer(nano_tokenizer), RECIPE)
     torch.manual_seed(0)
     learner.head.weight.data = 10 * torch.randn_like(learner.head.weight)

@@ -11,7 +11,7 @@ from diffusers_ext.nano.preferences import INSTRUCTIONS, caption, marks, preferr
 from diffusers_ext.nano.reward_model import CHECK, DESCRIBE, TOKENS_PER_IMAGE
 from diffusers_ext.nano.scenes import PROMPT_KINDS, all_prompts
 from diffusers_ext.nano.train_reward import RewardRecipe, Writer, lesson_rows, pixel_values
-from diffusers_ext.rewards.instructions import PRESETS
+from diffusers_ext.rewards.instructions import PRESETS, Instruction
 from diffusers_ext.rewards.prompts import IMAGE, VERDICT, question
 
 
@@ -107,17 +107,24 @@ def test_tokens_of_captions_and_statements_are_those_of_the_processor(nano_judge
     ]
 
 
-def test_tokens_of_what_is_asked_before_pictures_are_those_of_the_processor(nano_judge, writer, group, images):
-    row = writer.asked_row("a red star", [(0, True), (4, False)], 0.7)
+@pytest.mark.parametrize("reference", [None, 3])
+def test_tokens_of_what_is_asked_before_pictures_are_those_of_the_processor(
+    nano_judge, writer, group, images, reference
+):
+    row = writer.asked_row("a red star", reference, [(0, True), (4, False)], 0.7)
     columns = packed(writer, row)
-    (first, after), (second, end) = spans(columns, len(row.prefix))
+    prefix = len(row.prefix) + (0 if reference is None else TOKENS_PER_IMAGE + 1)
+    (first, after), (second, end) = spans(columns, prefix)
     tokens = columns.tokens[0].tolist()
+    checking = Instruction("checking", CHECK, ())
+    messages = question(checking, "a red star", pairwise=reference is not None, explain=False)
+    shown = [] if reference is None else [images[reference]]
     for begin, stop, index in ((first, after, 0), (second, end, 4)):
-        alone = encoded(nano_judge, on_picture(f"{CHECK} a red star"), [images[index]]).input_ids[0].tolist()
-        assert tokens[: len(row.prefix)] + tokens[begin:stop] == alone
+        alone = encoded(nano_judge, messages, [*shown, images[index]]).input_ids[0].tolist()
+        assert tokens[:prefix] + tokens[begin:stop] == alone
     assert columns.chosen[0].tolist() == [nano_judge.tokenizer(word).input_ids[0] for word in ("yes", "no")]
     assert columns.chosen[1].tolist() == pytest.approx([0.7, 0.7])
-    assert columns.pictures.tolist() == [0, 4]
+    assert columns.pictures.tolist() == ([0, 4] if reference is None else [reference, 0, 4])
 
 
 @pytest.mark.parametrize("reference", [None, 3])

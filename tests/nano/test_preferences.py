@@ -9,9 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from diffusers_ext.nano.oracle import detect, judge
+from diffusers_ext.nano.packing import Picture as Place
 from diffusers_ext.nano.preferences import (
     FLAWED,
     FLAWLESS,
+    GROUP,
     INSTRUCTIONS,
     Marks,
     Picture,
@@ -43,6 +45,7 @@ from diffusers_ext.nano.scenes import (
     sample_scene,
     sample_scene_for,
 )
+from diffusers_ext.nano.train_reward import RewardRecipe, Writer, asking_rows
 
 SINGULARS = {plural: shape for shape, plural in PLURALS.items()}
 
@@ -251,15 +254,48 @@ def test_statements_are_true_of_the_scene_whatever_its_flaws():
             assert holds_true(text, picture.objects, picture.degradation) == true
 
 
-def test_what_is_asked_of_all_pictures_is_true_of_those_that_show_it():
+@pytest.mark.parametrize("looks", [0.0, 0.5])
+def test_what_is_asked_of_all_pictures_is_true_of_some_and_those_show_it(looks):
     rng = np.random.default_rng(15)
-    labels = []
+    asked, labels = [], []
     for _ in range(60):
-        pictures = [Picture.of(sample_scene(rng), CLEAN, rng) for _ in range(6)]
-        text, true = asked_of_all(rng, pictures)
-        assert true == [holds_true(text, picture.objects, CLEAN) for picture in pictures]
+        pictures = [Picture.of(sample_scene(rng), sample_degradation(rng, 1), rng) for _ in range(6)]
+        text, true = asked_of_all(rng, pictures, looks)
+        assert true == tuple(holds_true(text, picture.objects, picture.degradation) for picture in pictures)
+        assert 0 < sum(true) < 6
+        asked.append(text in (*FLAWED, *FLAWLESS))
         labels += true
-    assert 0.15 < np.mean(labels) < 0.75
+    assert 0.2 < np.mean(labels) < 0.8
+    assert abs(np.mean(asked) - looks) < 0.25
+
+
+def test_of_pictures_that_are_all_alike_something_is_asked_too():
+    rng = np.random.default_rng(16)
+    picture = Picture.of(sample_scene(rng), CLEAN, rng)
+    text, true = asked_of_all(rng, [picture, picture])
+    assert true[0] == true[1] == holds_true(text, picture.objects, CLEAN)
+
+
+def test_what_is_asked_is_answered_by_the_truth(nano_tokenizer):
+    """Read off the rows' tokens: a statement is about one picture, or parts the two that are shown."""
+    rng = np.random.default_rng(9)
+    groups = [sample_group(rng) for _ in range(3)]
+
+    def true(statement, index):
+        picture = groups[index // GROUP].pictures[index % GROUP]
+        return holds_true(statement, picture.objects, picture.degradation)
+
+    alone = compared = 0
+    for row in asking_rows(Writer(nano_tokenizer), rng, groups, RewardRecipe(asked=2, compared=3)):
+        words = nano_tokenizer.decode([item for item in row.prefix if isinstance(item, int)])
+        statement = words.split("Prompt: ")[1].split("\n")[0]
+        references = [item.index for item in row.prefix if isinstance(item, Place)]
+        for branch in row.branches:
+            (index,) = (item.index for item in branch.question if isinstance(item, Place))
+            assert nano_tokenizer.decode(branch.answer) == ("yes" if true(statement, index) else "no")
+            assert all(true(statement, other) is not true(statement, index) for other in references)
+            alone, compared = alone + (not references), compared + len(references)
+    assert alone == 3 * 2 * GROUP and compared >= 3 * 3
 
 
 def test_a_caption_by_hand():

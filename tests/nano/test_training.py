@@ -116,14 +116,21 @@ def test_the_tokenizer_is_the_same_each_time(nano_tokenizer):
 
 
 RECIPE = RewardRecipe(
-    architecture="reward-1m", steps=4, vision_steps=1, caption_steps=1, groups=2, vision_groups=1, seed=3
+    architecture="reward-1m",
+    steps=5,
+    vision_steps=1,
+    caption_steps=1,
+    asking_steps=1,
+    groups=2,
+    vision_groups=1,
+    seed=3,
 )
 
 
 def test_a_short_run_writes_a_judge(tmp_path):
     model = train_reward(tmp_path, RECIPE)
     state = read_state(tmp_path / "training.pt")
-    assert state["step"] == 4
+    assert state["step"] == 5
     assert state["recipe"]["architecture"] == "reward-1m"
     judge = RewardModel.from_pretrained(tmp_path, device="cpu")
     for name, value in judge.model.state_dict().items():
@@ -150,7 +157,13 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
     """The folder is copied at step 102, as a kill there would leave it: the state in it is that after step 99."""
     recipe = RewardRecipe(
-        architecture="reward-1m", steps=104, vision_steps=96, caption_steps=3, groups=1, vision_groups=1
+        architecture="reward-1m",
+        steps=104,
+        vision_steps=96,
+        caption_steps=3,
+        asking_steps=2,
+        groups=1,
+        vision_groups=1,
     )
     plain = course.progress
 

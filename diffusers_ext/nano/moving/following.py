@@ -7,8 +7,7 @@ through the language model, is learned in hundreds, and the words then find it t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -24,8 +23,6 @@ from ..scenes import IMAGE_SIZE
 from .scenes import FRAMES
 
 if TYPE_CHECKING:
-    from transformers import InternVLForConditionalGeneration
-
     from .render import Video
     from .writing import Frames
 
@@ -114,17 +111,3 @@ class Follower(nn.Module):
         loss = F.smooth_l1_loss(moved, truth) + 4 * F.mse_loss(flaws, severities)
         off = (moved.detach() - truth)[:, 2:].norm(dim=1).mean() * UNIT
         return loss, {"off": off, "moving": (flaws.detach() - severities).abs().mean()}
-
-
-@contextmanager
-def watching(model: InternVLForConditionalGeneration, depth: int) -> Iterator[list[Tensor]]:
-    """Keep what the first `depth` layers of the language model make of every batch while the context lasts."""
-    kept: list[Tensor] = []
-    layer = model.model.language_model.layers[depth - 1]
-    hook = layer.register_forward_hook(
-        lambda module, given, made: kept.append(made[0] if isinstance(made, tuple) else made)
-    )
-    try:
-        yield kept
-    finally:
-        hook.remove()

@@ -23,11 +23,11 @@ from .. import DEFAULT_REWARD_MODEL
 from .. import preferences as still
 from ..course import Course, train
 from ..detection import Targets, targets_of
-from ..packing import Packed, Row, loss
+from ..packing import Packed, Row, loss, watching
 from ..preferences import Group
 from ..reward_model import save_processor
 from ..train_reward import RewardRecipe, SeeingLearner, accuracies, judgement_rows, pixels_of, scaled, speaking_rows
-from .following import Follower, Trails, trails_of, watching
+from .following import Follower, Trails, trails_of
 from .preferences import (
     GROUP,
     VIDEO_INSTRUCTIONS,

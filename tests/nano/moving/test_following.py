@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from diffusers_ext.nano.moving.following import Follower, trails_of, watching
+from diffusers_ext.nano.moving.following import Follower, trails_of
 from diffusers_ext.nano.moving.preferences import sample_group
 from diffusers_ext.nano.moving.render import SMOOTH, MotionFlaws, Video
 from diffusers_ext.nano.moving.scenes import MovingScene
 from diffusers_ext.nano.moving.train_video_reward import lay_out
-from diffusers_ext.nano.packing import Branch, Picture, Row, hidden_states, pack
+from diffusers_ext.nano.packing import Branch, Picture, Row, hidden_states, pack, watching
 from diffusers_ext.nano.reward_model import TOKENS_PER_IMAGE
 from diffusers_ext.nano.scenes import SceneObject
 from diffusers_ext.nano.train_reward import pixel_values
