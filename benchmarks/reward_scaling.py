@@ -9,7 +9,8 @@ taught with the same pictures; (c) so do judges that are told the instruction, s
 
 As in the paper, a judge of either kind is made of a vision-language model that was trained before. There is one of
 each size, which has learned from random weights, and from equally many pictures, to see, to speak of what it sees, and
-to answer what it was asked before it saw, of one picture or of two. Seeds are those of learning to judge: of pictures, questions and new weights.
+to answer what it was asked before it saw, of one picture or of two. Seeds are those of learning to judge: of pictures,
+questions and new weights.
 
 One that was stopped goes on, one that is done is not done again. A judge's folder holds the judge and `figures.json`.
 The tables go to stdout and to `OUT/scaling.md`, the plot to `OUT/scaling.png`.
