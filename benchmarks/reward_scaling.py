@@ -236,7 +236,8 @@ def plot(runs: Sequence[Run], path: Path) -> None:
     contextual.set_ylabel("accuracy on unseen pairs")
     contextual.tick_params(axis="x", labelsize=8)
     contextual.grid(alpha=0.3)
-    contextual.legend()
+    if contextual.lines:
+        contextual.legend()
     figure.savefig(path, dpi=120)
 
 
