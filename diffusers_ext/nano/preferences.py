@@ -148,22 +148,8 @@ def statements(rng: np.random.Generator, picture: Picture, count: int, looks: fl
         count: how many.
         looks: share of those about flaws.
     """
-    found: list[tuple[str, bool]] = []
-    flawed = flaws(picture.degradation)
-    while len(found) < count:
-        if rng.random() < looks:
-            index = int(rng.integers(4))
-            words, named_flaw = (FLAWED, FLAWLESS), bool(rng.random() < 0.5)
-            found.append((words[not named_flaw][index], flawed[index] == named_flaw))
-            continue
-        spec = _spec_for_statement(rng, picture)
-        graded = grade(spec, picture.objects)
-        if rng.random() < 0.4:
-            found.append((spec.text, graded.correct))
-        else:
-            check = graded.checks[int(rng.integers(len(graded.checks)))]
-            found.append((check.requirement, check.met))
-    return found
+    found = (_stated_of_all(rng, [picture], looks) for _ in range(count))
+    return [(statement, true) for statement, (true,) in found]
 
 
 def asked_of_all(
@@ -190,7 +176,7 @@ def _stated_of_all(rng: np.random.Generator, pictures: Sequence[Picture], looks:
         return words[index], tuple(flaws(picture.degradation)[index] == named_flaw for picture in pictures)
     spec = _spec_for_statement(rng, pictures[int(rng.integers(len(pictures)))])
     grades = [grade(spec, picture.objects) for picture in pictures]
-    if rng.random() < 0.5:
+    if rng.random() < 0.4:
         return spec.text, tuple(graded.correct for graded in grades)
     number = int(rng.integers(len(grades[0].checks)))
     checks = [graded.checks[number] for graded in grades]
