@@ -54,8 +54,9 @@ SIZES = ("reward-200k", "reward-400k", "reward-1m", "reward-5m")
 KINDS = {"generative": train_reward, "bradley-terry": train_bradley_terry}
 WIDEST = max(item.text_width for item in ARCHITECTURES.values())
 POOL_SHARE = 0.3
-LATER = 0.7
-"""What is learned after seeing and speaking is learned at this share of their learning rate."""
+ASKING_RATE, JUDGING_RATE = 0.7, 0.25
+"""Learning rates of what is learned after seeing and speaking, as shares of theirs. Judging at 0.7 loses what it began
+with: a generative judge of a million parameters was right on 69 of 100 pairs, at 0.25 on 77."""
 N = 16
 Figures = Mapping[str, float]
 CONTEXTS = ("bare", "+ instruction", "+ reference", "+ chain of thought")
@@ -296,7 +297,7 @@ def train_all(given: Any) -> list[Run]:
             caption_steps=0,
             asking_steps=given.asking,
             warmup=50,
-            learning_rate=LATER * common.learning_rate,
+            learning_rate=ASKING_RATE * common.learning_rate,
             detection_weight=0.0,  # it sees; the read-out that taught it so was not kept
             start_from=prepared(given.out / f"{size}-speaker", speaking),
             seed=2_000_000,
@@ -305,6 +306,7 @@ def train_all(given: Any) -> list[Run]:
             answering,
             steps=given.steps,
             asking_steps=0,
+            learning_rate=JUDGING_RATE * common.learning_rate,
             start_from=prepared(given.out / f"{size}-backbone", answering),
             seed=seed,
         )
