@@ -54,10 +54,9 @@ SIZES = ("reward-200k", "reward-400k", "reward-1m", "reward-5m")
 KINDS = {"generative": train_reward, "bradley-terry": train_bradley_terry}
 WIDEST = max(item.text_width for item in ARCHITECTURES.values())
 POOL_SHARE = 0.3
-ASKING_RATE, JUDGING_RATE = 0.3, 0.15
-"""Learning rates of the widest after seeing and speaking, as shares of that; they go with one over the width. At more
-what was learned is lost: at 0.7 the largest called no more than .88 of statements rightly after 500 steps, of .95.
-"""
+ASKING_RATE, JUDGING_RATE = 0.7, 0.25
+"""Learning rates of what is learned after seeing and speaking, as shares of theirs. Judging at 0.7 loses what it began
+with: a generative judge of a million parameters was right on 69 of 100 pairs, at 0.25 on 77."""
 N = 16
 Figures = Mapping[str, float]
 CONTEXTS = ("bare", "+ instruction", "+ reference", "+ chain of thought")
@@ -275,10 +274,9 @@ def train_all(given: Any) -> list[Run]:
     cases = draw_cases(given.out, given.size, given.prompts, given.device)
     runs: list[Run] = []
     for seed, size in itertools.product(given.seeds, given.sizes):
-        narrower = WIDEST / ARCHITECTURES[size].text_width
         common = RewardRecipe(
             architecture=size,
-            learning_rate=given.learning_rate * math.sqrt(narrower),
+            learning_rate=given.learning_rate * math.sqrt(WIDEST / ARCHITECTURES[size].text_width),
             generated=tuple(given.pool),
             generated_share=POOL_SHARE,
             device=given.device,
@@ -299,7 +297,7 @@ def train_all(given: Any) -> list[Run]:
             caption_steps=0,
             asking_steps=given.asking,
             warmup=50,
-            learning_rate=ASKING_RATE * given.learning_rate * narrower,
+            learning_rate=ASKING_RATE * common.learning_rate,
             detection_weight=0.0,  # it sees; the read-out that taught it so was not kept
             start_from=prepared(given.out / f"{size}-speaker", speaking),
             seed=2_000_000,
@@ -308,7 +306,7 @@ def train_all(given: Any) -> list[Run]:
             answering,
             steps=given.steps,
             asking_steps=0,
-            learning_rate=JUDGING_RATE * given.learning_rate * narrower,
+            learning_rate=JUDGING_RATE * common.learning_rate,
             start_from=prepared(given.out / f"{size}-backbone", answering),
             seed=seed,
         )
