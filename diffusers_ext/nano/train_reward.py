@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import torch
@@ -105,6 +106,10 @@ class RewardRecipe(Course):
         return self.speaks + self.asking_steps
 
 
+CHECKING: Final = Instruction("checking", CHECK, ())
+"""What statements are asked under."""
+
+
 class Writer:
     """Turns pictures and labels into rows of tokens, exactly as the chat template and the processor would."""
 
@@ -124,10 +129,11 @@ class Writer:
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self.tokenizer(text).input_ids)
 
-    def _pieces(self, instruction: str, prompt: str, pairwise: bool, explain: bool) -> tuple[tuple[int, ...], ...]:
-        """The tokens of a question, under a preset or by a text, around its pictures: before, (between,) after."""
-        known = PRESETS[instruction] if instruction in PRESETS else Instruction(instruction, instruction, ())
-        return self.around_pictures(prompts.question(known, prompt, pairwise=pairwise, explain=explain))
+    def _pieces(
+        self, instruction: Instruction, prompt: str, pairwise: bool, explain: bool
+    ) -> tuple[tuple[int, ...], ...]:
+        """The tokens of a question around its pictures: before, (between,) after."""
+        return self.around_pictures(prompts.question(instruction, prompt, pairwise=pairwise, explain=explain))
 
     def around_pictures(self, messages: list[prompts.Message]) -> tuple[tuple[int, ...], ...]:
         """The tokens of a chat before, between and after its pictures."""
@@ -162,7 +168,7 @@ class Writer:
 
     def asked_row(self, statement: str, reference: int | None, verdicts: list[tuple[int, bool]], weight: float) -> Row:
         """A statement put to several pictures (by index) as judgements are: is it true, or true rather than of one?"""
-        prefix, ask = self._question(CHECK, statement, reference, explain=False)
+        prefix, ask = self._question(CHECKING, statement, reference, explain=False)
         answers = ((index, self.yes if true else self.no) for index, true in verdicts)
         return Row(prefix, tuple(Branch(ask(index), (answer,), (weight,)) for index, answer in answers))
 
@@ -170,7 +176,7 @@ class Writer:
         self, instruction: str, spec: PromptSpec, reference: int | None, verdicts: list[tuple[int, bool]]
     ) -> Row:
         """One question about several candidates (by index), answered at once."""
-        prefix, ask = self._question(instruction, spec.text, reference, explain=False)
+        prefix, ask = self._question(PRESETS[instruction], spec.text, reference, explain=False)
         branches = (Branch(ask(index), (self.yes if better else self.no,), (1.0,)) for index, better in verdicts)
         return Row(prefix, tuple(branches))
 
@@ -183,7 +189,7 @@ class Writer:
         weight: float,
     ) -> Row:
         """One question about several candidates, each answered by a rationale and then the verdict."""
-        prefix, ask = self._question(instruction, spec.text, reference, explain=True)
+        prefix, ask = self._question(PRESETS[instruction], spec.text, reference, explain=True)
         branches: list[Branch] = []
         for index, text, better in reasons:
             thought = self.encode(f"{text} {prompts.VERDICT}")
@@ -197,7 +203,7 @@ class Writer:
         """Rows as the model takes them, in so many batches of rows alike in length."""
         return tuple(pack_by_length(rows, self.frame, TOKENS_PER_IMAGE, self.tokenizer.pad_token_id, parts))
 
-    def _question(self, instruction: str, prompt: str, reference: int | None, explain: bool):
+    def _question(self, instruction: Instruction, prompt: str, reference: int | None, explain: bool):
         pieces = self.pieces(instruction, prompt, reference is not None, explain)
         if reference is None:
             before, after = pieces

@@ -21,24 +21,14 @@ from diffusers_ext.nano.export import average, export_reward_model
 from diffusers_ext.nano.packing import hidden_states, pack
 from diffusers_ext.nano.preferences import GROUP, marks, preferred, sample_group
 from diffusers_ext.nano.reward_model import TOKENS_PER_IMAGE
-from diffusers_ext.nano.train_reward import RewardLessons, RewardRecipe, Writer, pixel_values, scaled, train_reward
+from diffusers_ext.nano.train_reward import RewardLessons, Writer, pixel_values, scaled, train_reward
 from diffusers_ext.nano.training import Schedule
 from diffusers_ext.rewards.bradley_terry import BradleyTerryModel, ScalarHead
 from diffusers_ext.rewards.errors import ModelError
 from diffusers_ext.rewards.instructions import PRESETS
 from diffusers_ext.rewards.model import RewardModel
 from diffusers_ext.states import read_state
-
-RECIPE = RewardRecipe(
-    architecture="reward-200k",
-    steps=5,
-    vision_steps=1,
-    caption_steps=1,
-    asking_steps=1,
-    groups=2,
-    vision_groups=1,
-    seed=3,
-)
+from tests.nano.recipes import SHORT
 
 
 def same(first, second) -> bool:
@@ -53,7 +43,7 @@ def same(first, second) -> bool:
 
 @pytest.mark.parametrize("lessons", [RewardLessons, BradleyTerryLessons])
 def test_lessons_prepared_by_other_processes_are_the_same_and_in_order(nano_tokenizer, lessons):
-    of_step = lessons(RECIPE, Writer(nano_tokenizer))
+    of_step = lessons(SHORT, Writer(nano_tokenizer))
     alone = list(prepared(of_step, range(1, 6), workers=0))
     ahead = list(prepared(of_step, range(1, 6), workers=2))
     assert len(alone) == len(ahead) == 5
@@ -98,7 +88,7 @@ def test_a_run_ends_when_its_minutes_are_over_and_goes_on_from_there(tmp_path):
 
 
 def test_what_is_moved_keeps_its_shape(nano_tokenizer):
-    lesson = BradleyTerryLessons(RECIPE, Writer(nano_tokenizer))(4)
+    lesson = BradleyTerryLessons(SHORT, Writer(nano_tokenizer))(4)
     moved = on_device(lesson, torch.device("meta"))
     assert type(moved) is type(lesson) and len(moved.told) == len(lesson.told)
     assert moved.told[0].tokens.device.type == moved.compared.pairs.device.type == "meta"
@@ -143,8 +133,8 @@ def test_pairs_of_the_rival_are_the_truth(nano_tokenizer):
 
 def test_the_rivals_cost_is_that_of_bradley_and_terry(nano_judge, nano_tokenizer):
     """Against rewards of the same head, picture by picture, in float64."""
-    lesson = BradleyTerryLessons(replace(RECIPE, groups=1), Writer(nano_tokenizer))(4)
-    learner = BradleyTerryLearner(nano_judge.model, Writer(nano_tokenizer), RECIPE)
+    lesson = BradleyTerryLessons(replace(SHORT, groups=1), Writer(nano_tokenizer))(4)
+    learner = BradleyTerryLearner(nano_judge.model, Writer(nano_tokenizer), SHORT)
     torch.manual_seed(0)
     learner.head.weight.data = 10 * torch.randn_like(learner.head.weight)
     with torch.inference_mode():
@@ -167,7 +157,7 @@ def test_the_rivals_cost_is_that_of_bradley_and_terry(nano_judge, nano_tokenizer
 
 def test_a_rival_judges_as_it_learned(tmp_path, nano_tokenizer):
     """The trained folder, loaded as any judge, gives the rewards that its training saw; in half precision nearly so."""
-    train_bradley_terry(tmp_path / "rival", RECIPE)
+    train_bradley_terry(tmp_path / "rival", SHORT)
     head = ScalarHead.load(tmp_path / "rival")
     torch.manual_seed(0)
     head.weight.data = torch.randn_like(head.weight)
@@ -192,14 +182,14 @@ def test_a_rival_judges_as_it_learned(tmp_path, nano_tokenizer):
 
 def test_the_mean_of_two_judges_lies_half_way_and_loads(tmp_path):
     for seed in (1, 2):
-        train_reward(tmp_path / str(seed), replace(RECIPE, steps=1, vision_steps=1, seed=seed))
+        train_reward(tmp_path / str(seed), replace(SHORT, steps=1, vision_steps=1, seed=seed))
     average([tmp_path / "1", tmp_path / "2"], tmp_path / "mean")
     first, second, mean = (
         RewardModel.from_pretrained(tmp_path / name, device="cpu").model.state_dict() for name in ("1", "2", "mean")
     )
     for name, value in mean.items():
         torch.testing.assert_close(value, (first[name].double() + second[name].double()).div(2).float())
-    train_reward(tmp_path / "larger", replace(RECIPE, architecture="reward-400k", steps=1, vision_steps=1))
+    train_reward(tmp_path / "larger", replace(SHORT, architecture="reward-400k", steps=1, vision_steps=1))
     with pytest.raises(ModelError, match="larger: not of the same shape"):
         average([tmp_path / "1", tmp_path / "larger"], tmp_path / "none")
     assert not (tmp_path / "none").exists()

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from diffusers_ext.nano.train_reward import RewardRecipe, train_reward
 from diffusers_ext.nano.training import Schedule, save_state
 from diffusers_ext.rewards.model import RewardModel
 from diffusers_ext.states import read_state
+from tests.nano.recipes import SHORT
 
 
 @pytest.mark.parametrize(
@@ -115,16 +117,7 @@ def test_the_tokenizer_is_the_same_each_time(nano_tokenizer):
     assert build_tokenizer().get_vocab() == nano_tokenizer.get_vocab()
 
 
-RECIPE = RewardRecipe(
-    architecture="reward-1m",
-    steps=5,
-    vision_steps=1,
-    caption_steps=1,
-    asking_steps=1,
-    groups=2,
-    vision_groups=1,
-    seed=3,
-)
+RECIPE = replace(SHORT, architecture="reward-1m")
 
 
 def test_a_short_run_writes_a_judge(tmp_path):
@@ -156,15 +149,7 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
     """The folder is copied at step 102, as a kill there would leave it: the state in it is that after step 99."""
-    recipe = RewardRecipe(
-        architecture="reward-1m",
-        steps=104,
-        vision_steps=96,
-        caption_steps=3,
-        asking_steps=2,
-        groups=1,
-        vision_groups=1,
-    )
+    recipe = replace(RECIPE, steps=104, vision_steps=96, caption_steps=3, asking_steps=2, groups=1, seed=0)
     plain = course.progress
 
     class Watching:
