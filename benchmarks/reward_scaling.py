@@ -13,7 +13,9 @@ to answer what it was asked before it saw, of one picture or of two. Seeds are t
 questions and new weights.
 
 One that was stopped goes on, one that is done is not done again. A judge's folder holds the judge and `figures.json`.
-The tables go to stdout and to `OUT/scaling.md`, the plot to `OUT/scaling.png`.
+With `--kinds` and no kind only the models that judges begin from are made; then several runs, of other sizes, kinds or
+seeds, can share `OUT`: a GPU is idle between the small kernels of one. The tables go to stdout and to
+`OUT/scaling.md`, the plot to `OUT/scaling.png`.
 """
 
 from __future__ import annotations
@@ -150,24 +152,29 @@ def alone(reward_model: RewardModel, pairs: Sequence[Pair], instruction: str | N
     return float(np.mean(right))
 
 
-def prepared(folder: Path, recipe: RewardRecipe) -> str:
-    """The folder of a model that does not judge yet, which is trained as far as that has not been done."""
+def trained(folder: Path, recipe: RewardRecipe, kind: str = "generative") -> str:
+    """The folder of a model that has been through a recipe, which it is taken through as far as that was not done."""
     state = folder / "training.pt"
     if state.exists() or not (folder / "model.safetensors").exists():
-        train_reward(folder, recipe)
+        KINDS[kind](folder, recipe)
         state.unlink()  # which says that it is done
     return str(folder)
 
 
 def run(out: Path, kind: str, recipe: RewardRecipe, cases: Cases) -> Run:
     """Train a judge and measure it, as far as that has not been done."""
-    folder = out / f"{recipe.architecture}-{kind}-{recipe.seed}"
+    folder = folder_of(out, kind, recipe)
     path = folder / "figures.json"
     if not path.exists():
-        KINDS[kind](folder, recipe)
+        trained(folder, recipe, kind)
         found = measure(folder, cases, recipe.device)
         path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     return Run(recipe.architecture, kind, recipe.seed, json.loads(path.read_text(encoding="utf-8")))
+
+
+def folder_of(out: Path, kind: str, recipe: RewardRecipe) -> Path:
+    """Where a judge is."""
+    return out / f"{recipe.architecture}-{kind}-{recipe.seed}"
 
 
 def interval(values: Sequence[float]) -> str:
@@ -230,9 +237,9 @@ def plot(runs: Sequence[Run], path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     for size in SIZES:
-        those = [item.figures for item in runs if item.size == size and item.kind == "generative"]
-        if those:
-            means = [statistics.mean(figures[name] for figures in those) for name in CONTEXTS]
+        told = [item.figures for item in runs if item.size == size and item.kind == "generative"]
+        if told:
+            means = [statistics.mean(figures[name] for figures in told) for name in CONTEXTS]
             contextual.plot(CONTEXTS, means, marker="o", markersize=4, label=size)
     contextual.set_ylabel("accuracy on unseen pairs")
     contextual.tick_params(axis="x", labelsize=8)
@@ -242,16 +249,18 @@ def plot(runs: Sequence[Run], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def parsed(arguments: Sequence[str] | None) -> Any:
+    """What was asked for on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path)
     parser.add_argument("--sizes", nargs="+", choices=list(ARCHITECTURES), default=SIZES)
-    parser.add_argument("--kinds", nargs="+", choices=list(KINDS), default=list(KINDS))
+    parser.add_argument("--kinds", nargs="*", choices=list(KINDS), default=list(KINDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--seeing", type=int, default=1200, help="steps of learning to see, eight prompts each")
     parser.add_argument("--speaking", type=int, default=1700, help="steps of learning to speak, four prompts each")
-    parser.add_argument("--asking", type=int, default=500, help="steps of learning to answer, four prompts each")
-    parser.add_argument("--steps", type=int, default=300, help="steps of learning to judge, four prompts each")
+    parser.add_argument("--asking", type=int, default=500, help="steps of learning to answer")
+    parser.add_argument("--steps", type=int, default=300, help="steps of learning to judge")
+    parser.add_argument("--groups", type=int, default=4, help="prompts in each of those; more keep a GPU busy")
     parser.add_argument("--learning-rate", type=float, default=1e-3, help="of the widest; narrower ones learn faster")
     parser.add_argument(
         "--pool", nargs="*", default=[], help="generated pictures to train on as well (see `nano draw-pool`)"
@@ -261,57 +270,77 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=300, help="pairs of each sort to measure on")
     parser.add_argument("--prompts", type=int, default=20, help="of every kind to choose the best of 16 for")
     parser.add_argument("--report", action="store_true", help="only print what is there")
-    given = parser.parse_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    given = parsed(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
-    runs = found(given.out) if given.report else train_all(given)
+    if not given.report:
+        train_all(given)
+    runs = found(given.out)
+    if not runs:
+        print(f"{given.out} holds no judges that were measured.")
+        return
     text = table(runs)
     (given.out / "scaling.md").write_text(text + "\n", encoding="utf-8")
     plot(runs, given.out / "scaling.png")
     print(text)
 
 
-def train_all(given: Any) -> list[Run]:
+def backbone(given: Any, size: str) -> RewardRecipe:
+    """How a model of some size learns to answer, once it has learned to see and to speak."""
+    common = RewardRecipe(
+        architecture=size,
+        learning_rate=given.learning_rate * math.sqrt(WIDEST / ARCHITECTURES[size].text_width),
+        generated=tuple(given.pool),
+        generated_share=POOL_SHARE,
+        device=given.device,
+        workers=given.workers,
+    )
+    speaking = replace(
+        common,
+        steps=given.seeing + given.speaking,
+        vision_steps=given.seeing,
+        vision_groups=8,
+        caption_steps=given.speaking,
+        seed=1_000_000,  # no pictures that a judge of some seed will see again
+    )
+    return replace(
+        common,
+        steps=given.asking,
+        groups=given.groups,
+        vision_steps=0,
+        caption_steps=0,
+        asking_steps=given.asking,
+        warmup=50,
+        learning_rate=ASKING_RATE * common.learning_rate,
+        detection_weight=0.0,  # it sees; the read-out that taught it so was not kept
+        start_from=trained(given.out / f"{size}-speaker", speaking),
+        seed=2_000_000,
+    )
+
+
+def judge_of(given: Any, answering: RewardRecipe, seed: int) -> RewardRecipe:
+    """How a judge comes from a model that has learned to answer."""
+    return replace(
+        answering,
+        steps=given.steps,
+        asking_steps=0,
+        learning_rate=JUDGING_RATE / ASKING_RATE * answering.learning_rate,
+        start_from=trained(given.out / f"{answering.architecture}-backbone", answering),
+        seed=seed,
+    )
+
+
+def train_all(given: Any) -> None:
+    backbones = [backbone(given, size) for size in given.sizes]
+    judges = [judge_of(given, answering, seed) for seed, answering in itertools.product(given.seeds, backbones)]
+    if not given.kinds:
+        return
     cases = draw_cases(given.out, given.size, given.prompts, given.device)
-    runs: list[Run] = []
-    for seed, size in itertools.product(given.seeds, given.sizes):
-        common = RewardRecipe(
-            architecture=size,
-            learning_rate=given.learning_rate * math.sqrt(WIDEST / ARCHITECTURES[size].text_width),
-            generated=tuple(given.pool),
-            generated_share=POOL_SHARE,
-            device=given.device,
-            workers=given.workers,
-        )
-        speaking = replace(
-            common,
-            steps=given.seeing + given.speaking,
-            vision_steps=given.seeing,
-            vision_groups=8,
-            caption_steps=given.speaking,
-            seed=1_000_000,  # no pictures that a judge of some seed will see again
-        )
-        answering = replace(
-            common,
-            steps=given.asking,
-            vision_steps=0,
-            caption_steps=0,
-            asking_steps=given.asking,
-            warmup=50,
-            learning_rate=ASKING_RATE * common.learning_rate,
-            detection_weight=0.0,  # it sees; the read-out that taught it so was not kept
-            start_from=prepared(given.out / f"{size}-speaker", speaking),
-            seed=2_000_000,
-        )
-        judge = replace(
-            answering,
-            steps=given.steps,
-            asking_steps=0,
-            learning_rate=JUDGING_RATE * common.learning_rate,
-            start_from=prepared(given.out / f"{size}-backbone", answering),
-            seed=seed,
-        )
-        runs += [run(given.out, kind, judge, cases) for kind in given.kinds]
-    return runs
+    for recipe, kind in itertools.product(judges, given.kinds):
+        run(given.out, kind, recipe, cases)
 
 
 def found(out: Path) -> list[Run]:

@@ -7,14 +7,15 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from benchmarks import reward_scaling
 from diffusers_ext.nano.preferences import Picture
 from diffusers_ext.nano.render import CLEAN
 from diffusers_ext.nano.scenes import PROMPT_KINDS, sample_prompt, sample_scene_for
 from diffusers_ext.rewards.model import SCALAR_HEAD
-from diffusers_ext.states import read_state
 
 SMALL = ["--seeing", "1", "--speaking", "1", "--asking", "1", "--steps", "2", "--size", "4", "--prompts", "1"]
 
@@ -39,8 +40,13 @@ def test_judges_of_both_kinds_begin_from_one_model_and_what_is_done_is_not_done_
     for kind in reward_scaling.KINDS:
         folder = started / f"reward-200k-{kind}-0"
         assert (folder / SCALAR_HEAD).exists() == (kind == "bradley-terry")
-        recipe = read_state(folder / "training.pt")["recipe"]
-        assert recipe["start_from"] == str(started / "reward-200k-backbone")
+        learned, begun, speaker = (
+            load_file(path / "model.safetensors")
+            for path in (folder, started / "reward-200k-backbone", started / "reward-200k-speaker")
+        )
+        far = max(float((learned[name] - value).abs().max()) for name, value in begun.items())
+        assert 0 < far < 1e-3  # two steps of a learning rate that warms up
+        assert not all(torch.equal(value, speaker[name]) for name, value in begun.items())
         figures = json.loads((folder / "figures.json").read_text())
         assert 0 <= figures["pairs"] <= 1 and figures["random"] == 0.25 and figures["oracle"] == 1.0
         assert ("+ chain of thought" in figures) == (kind == "generative")
@@ -51,6 +57,21 @@ def test_judges_of_both_kinds_begin_from_one_model_and_what_is_done_is_not_done_
     reward_scaling.main([str(started), "--report"])
     assert capsys.readouterr().out == first
     assert {path: path.stat().st_mtime_ns for path in started.rglob("*.safetensors")} == before
+
+
+@pytest.mark.slow
+def test_what_judges_begin_from_can_be_made_without_judges(started, capsys):
+    wanted = [str(started), "--sizes", "reward-200k", *SMALL]
+    reward_scaling.main([*wanted, "--kinds"])
+    begun = started / "reward-200k-backbone" / "model.safetensors"
+    before = begun.stat().st_mtime_ns
+    assert sorted(path.parent.name for path in started.rglob("*.safetensors")) == [
+        "reward-200k-backbone",
+        "reward-200k-speaker",
+    ]
+    reward_scaling.main([*wanted, "--kinds", "bradley-terry", "--seeds", "1", "--groups", "2"])
+    assert begun.stat().st_mtime_ns == before
+    assert [path.parent.name for path in started.glob("*/figures.json")] == ["reward-200k-bradley-terry-1"]
 
 
 def test_tables_give_means_and_their_intervals_over_seeds(tmp_path, capsys):
