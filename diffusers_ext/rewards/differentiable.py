@@ -20,7 +20,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from .backbones.base import Backbone, Sight
 from .engine import last, lay_out, log_odds
 
-Layout = list[tuple[int, ...]]
+Layout = Sequence[tuple[int, ...]]
 """The tokens before the first picture and after each, as :meth:`Backbone.pieces` gives them."""
 
 

@@ -23,6 +23,7 @@ from .errors import ModelError
 from .images import as_tensor
 from .prompts import VERDICT
 from .questions import Node, Picture, Question, tree
+from .transfers import fetching, sent
 
 BATCH_SIZE: Final = 16
 """Questions at a time where memory does not say otherwise."""
@@ -63,7 +64,7 @@ def lay_out(backbone: Backbone, rows: Sequence[Row], starts: Sequence[int]) -> L
     shown: list[list[tuple[int, Sight]]] = []
     nexts: list[int] = []
     for row, start in zip(rows, starts, strict=True):
-        words = embed(torch.tensor([token for _, text in row for token in text], dtype=torch.long, device=device))
+        words = embed(sent(torch.tensor([token for _, text in row for token in text], dtype=torch.long), device))
         parts: list[Tensor] = []
         positions: list[Tensor] = []
         pictures: list[tuple[int, Sight]] = []
@@ -86,7 +87,7 @@ def lay_out(backbone: Backbone, rows: Sequence[Row], starts: Sequence[int]) -> L
     places = pad_sequence([item.T for item in placed], batch_first=True).permute(2, 0, 1)
     embeddings = pad_sequence(embedded, batch_first=True)
     lengths = [len(item) for item in embedded]
-    return Laid(embeddings, places.to(device), mask.to(device), lengths, shown, nexts)
+    return Laid(embeddings, sent(places, device), sent(mask, device), lengths, shown, nexts)
 
 
 def look(backbone: Backbone, pictures: Sequence[Picture]) -> dict[Picture, Sight]:
@@ -121,8 +122,8 @@ def log_odds(backbone: Backbone, hidden: Tensor) -> Tensor:
     if backbone.scalar_head is not None:
         return backbone.scalar_head(hidden)
     yes, no = backbone.answers.yes, backbone.answers.no
-    ids = [*yes, *no]
     head: Any = backbone.model.get_output_embeddings()
+    ids = sent(torch.tensor([*yes, *no]), head.weight.device)
     precision = torch.promote_types(hidden.dtype, torch.float32)
     hidden = hidden.to(head.weight.device)
     if head.weight.is_floating_point():
@@ -192,7 +193,7 @@ class _Run:
         cache, before = _gathered(parents)
         if cache is None and (keep or any(node.children for node in nodes)):
             cache = DynamicCache()
-        mask = torch.cat([before.to(laid.mask.device), laid.mask], dim=1)
+        mask = torch.cat([sent(before, laid.mask.device), laid.mask], dim=1)
         lengths = list(zip(map(_length, parents), laid.lengths, strict=True))
         # To find out that a mask masks nothing, transformers would wait for the device.
         padding = mask if len(set(lengths)) > 1 else None
@@ -230,7 +231,7 @@ def _gathered(parents: Sequence[_Memory | None]) -> tuple[DynamicCache | None, T
     # Relatives are neighbours, so that most rows have the same parent, and few are copied.
     distinct = list({id(parent): parent for parent in parents}.values())
     numbers = {id(parent): number for number, parent in enumerate(distinct)}
-    of = torch.tensor([numbers[id(parent)] for parent in parents], device=some.layers[0][0].device)
+    of = sent(torch.tensor([numbers[id(parent)] for parent in parents]), some.layers[0][0].device)
 
     def stacked(layer: int, part: int) -> Tensor:
         first = some.layers[layer][part]
@@ -328,14 +329,15 @@ class Engine:
         left = [node for node in nodes if node.ends]
         size = size or comfortable(self.backbone, questions)
         late = batches_behind(self.backbone.model.device)
-        computing: deque[tuple[Sequence[Node], Tensor | list[str]]] = deque()
+        computing: deque[tuple[Sequence[Node], Callable[[], list[Any]]]] = deque()
         try:
             while left:
                 batch = left[:size]
                 try:
                     with torch.inference_mode():
                         run.prepare(batch)
-                        computing.append((batch, answer(run, batch)))
+                        found = answer(run, batch)
+                        computing.append((batch, fetching(found) if isinstance(found, Tensor) else found.copy))
                 except torch.OutOfMemoryError as error:
                     if len(batch) == 1:
                         raise ModelError(
@@ -361,9 +363,8 @@ def batches_behind(device: torch.device) -> int:
     return 0 if device.type == "cpu" else 1
 
 
-def _told(nodes: Sequence[Node], found: Tensor | list[str]) -> list[tuple[int, Any]]:
-    values = found.tolist() if isinstance(found, Tensor) else found
-    return [(index, value) for node, value in zip(nodes, values, strict=True) for index in node.ends]
+def _told(nodes: Sequence[Node], found: Callable[[], list[Any]]) -> list[tuple[int, Any]]:
+    return [(index, value) for node, value in zip(nodes, found(), strict=True) for index in node.ends]
 
 
 Choose: TypeAlias = Callable[[Tensor], Tensor]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -563,7 +564,7 @@ class RewardModel:
             shown["reference"] = reference.parts
             pictures += reference.pictures
         text = self._text(by, prompt, reference is not None, explain, **shown)
-        return _Asked(text, Question(tuple(self.backbone.pieces(text)), (*pictures, *candidate.pictures)))
+        return _Asked(text, Question(self.backbone.pieces(text), (*pictures, *candidate.pictures)))
 
     def _begun(
         self,
@@ -609,13 +610,15 @@ class RewardModel:
     def _continued(self, asked: _Asked, thought: str) -> Question:
         """The question, and the thought after it as far as the verdict."""
         text = f"{asked.text}{thought} {prompts.VERDICT}"
-        return Question(tuple(self.backbone.pieces(text)), asked.question.pictures)
+        return Question(self.backbone.pieces(text), asked.question.pictures)
 
 
 def _still(images: ImageInput | Sequence[ImageInput]) -> list[_Shown]:
     found = as_images(images)
     distinct = {id(image): image for image in found}  # each is named by its pixels, which takes a while
-    shown = {key: _Shown((prompts.IMAGE,), (Picture.of(image),)) for key, image in distinct.items()}
+    with ThreadPoolExecutor() as threads:
+        named = threads.map(Picture.of, distinct.values())
+        shown = {key: _Shown((prompts.IMAGE,), (picture,)) for key, picture in zip(distinct, named, strict=True)}
     return [shown[id(image)] for image in found]
 
 

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from .. import prompts
 from ..errors import ModelError
 from ..instructions import Instruction
 from ..tokens import TokenGroups
+from ..transfers import sent
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,9 @@ class Backbone(ABC):
         self.scalar_head: torch.nn.Module | None = None
         self._cache_name = "cache" if "cache" in taken else "past_key_values"
         self.answers = self.answer_tokens()
+        self.pieces = lru_cache(maxsize=256)(self._pieces)
+        """From a question's text the tokens before the first picture, and those after each: a prompt's candidates all
+        have the same."""
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -120,8 +124,7 @@ class Backbone(ABC):
         """Put around each picture's place what the processor would put there."""
         return text
 
-    def pieces(self, text: str) -> list[tuple[int, ...]]:
-        """The tokens before the first picture, and those after each picture."""
+    def _pieces(self, text: str) -> tuple[tuple[int, ...], ...]:
         tokens: list[int] = self.tokenizer(self.frame(text)).input_ids
         found: list[list[int]] = [[]]
         for token in tokens:
@@ -129,7 +132,7 @@ class Backbone(ABC):
                 found.append([])
             else:
                 found[-1].append(token)
-        return [tuple(piece) for piece in found]
+        return tuple(map(tuple, found))
 
     # The pictures
 
@@ -138,6 +141,8 @@ class Backbone(ABC):
 
         Scaling and cutting are most of a processor's work, and a GPU does them in no time.
         """
+        device = self.model.device
+        pinned = device.type == "cuda"  # so that copying them there waits for nothing
         resample = Image.Resampling(int(self.processor.image_processor.resample))
         alike: dict[tuple[int, int], list[int]] = {}
         for place, image in enumerate(images):
@@ -148,9 +153,10 @@ class Backbone(ABC):
             for (width, height), members in alike.items():
                 shown = []
                 for high, wide in self.sizes(height, width):
-                    work = partial(_as_bytes, height=high, width=wide, resample=resample)
-                    stacked = torch.stack(list(threads.map(work, (images[place] for place in members))))
-                    shown.append(stacked.to(self.model.device).permute(0, 3, 1, 2).float() / 255)
+                    drawn = torch.empty(len(members), high, wide, 3, dtype=torch.uint8, pin_memory=pinned)
+                    work = partial(_draw, resample=resample)
+                    list(threads.map(work, drawn.numpy(), (images[place] for place in members)))
+                    shown.append(drawn.to(device, non_blocking=True).permute(0, 3, 1, 2).float() / 255)
                 parts.append(self.cut(shown))
                 places += members
         return _in_order(parts, places)
@@ -175,7 +181,7 @@ class Backbone(ABC):
     def look(self, pixels: Pixels) -> list[Sight]:
         """Send pictures through the vision tower."""
         values = pixels.values.to(self.model.device, self.model.dtype)
-        options = {} if pixels.grid is None else {"image_grid_thw": pixels.grid.to(values.device)}
+        options = {} if pixels.grid is None else {"image_grid_thw": sent(pixels.grid, values.device)}
         return self.sights(self.model.base_model.get_image_features(values, return_dict=True, **options), pixels)
 
     @abstractmethod
@@ -228,11 +234,10 @@ class Backbone(ABC):
         return {}
 
 
-def _as_bytes(image: Image.Image, height: int, width: int, resample: Image.Resampling) -> Tensor:
-    """A picture in a size, uint8 [H, W, 3]."""
-    return torch.from_numpy(
-        np.array(image if image.size == (width, height) else image.resize((width, height), resample))
-    )
+def _draw(place: np.ndarray, image: Image.Image, resample: Image.Resampling) -> None:
+    """Put a picture in its place, uint8 [H, W, 3], in the size of that."""
+    height, width, _ = place.shape
+    place[:] = image if image.size == (width, height) else image.resize((width, height), resample)
 
 
 def _in_order(parts: Sequence[Pixels], places: Sequence[int]) -> Pixels:
@@ -273,5 +278,6 @@ def normalized(images: Tensor, processor: Any) -> Tensor:
     images = images * (255 * processor.rescale_factor if processor.do_rescale else 255)
     if not processor.do_normalize:
         return images
-    mean, std = (images.new_tensor(list(value))[:, None, None] for value in (processor.image_mean, processor.image_std))
+    scale = torch.tensor([processor.image_mean, processor.image_std], dtype=images.dtype)
+    mean, std = sent(scale, images.device)[:, :, None, None]
     return (images - mean) / std
