@@ -264,6 +264,10 @@ def _kept(cache: DynamicCache, row: int, start: int, lengths: tuple[int, int], f
     return _Memory([(cut(keys), cut(values)) for keys, values, *_ in cache], following)
 
 
+Answers: TypeAlias = Callable[[], list[Any]]
+"""One for each question of a batch; to ask for them waits until they have been computed."""
+
+
 class Engine:
     """Answers questions by one model. Not for several threads at a time."""
 
@@ -291,7 +295,11 @@ class Engine:
         Yields:
             After every batch its answers, each with the index of the question.
         """
-        return self._batches(questions, batch_size, lambda run, nodes: log_odds(self.backbone, run.read(nodes).hidden))
+
+        def answer(run: _Run, nodes: Sequence[Node]) -> Answers:
+            return fetching(log_odds(self.backbone, run.read(nodes).hidden))
+
+        return self._batches(questions, batch_size, answer)
 
     def thoughts(
         self,
@@ -307,14 +315,15 @@ class Engine:
         """
         chosen = choose or likeliest
 
-        def answer(run: _Run, nodes: Sequence[Node]) -> list[str]:
+        def answer(run: _Run, nodes: Sequence[Node]) -> Answers:
             def tell(row: int, text: str) -> None:
                 if on_text is not None:
                     for index in nodes[row].ends:
                         on_text(index, text)
 
             reading = run.read(nodes, keep=True)
-            return think(self.backbone, reading, limit, chosen, None if on_text is None else tell)
+            texts = think(self.backbone, reading, limit, chosen, None if on_text is None else tell)
+            return lambda: texts
 
         return self._batches(questions, batch_size, answer)
 
@@ -322,22 +331,21 @@ class Engine:
         self,
         questions: Sequence[Question],
         size: int | None,
-        answer: Callable[[_Run, Sequence[Node]], Tensor | list[str]],
+        answer: Callable[[_Run, Sequence[Node]], Answers],
     ) -> Iterator[list[tuple[int, Any]]]:
         nodes = tree(questions)
         run = _Run(self.backbone, nodes, self._known)
         left = [node for node in nodes if node.ends]
         size = size or comfortable(self.backbone, questions)
         late = batches_behind(self.backbone.model.device)
-        computing: deque[tuple[Sequence[Node], Callable[[], list[Any]]]] = deque()
+        computing: deque[tuple[Sequence[Node], Answers]] = deque()
         try:
             while left:
                 batch = left[:size]
                 try:
                     with torch.inference_mode():
                         run.prepare(batch)
-                        found = answer(run, batch)
-                        computing.append((batch, fetching(found) if isinstance(found, Tensor) else found.copy))
+                        computing.append((batch, answer(run, batch)))
                 except torch.OutOfMemoryError as error:
                     if len(batch) == 1:
                         raise ModelError(
@@ -363,7 +371,7 @@ def batches_behind(device: torch.device) -> int:
     return 0 if device.type == "cpu" else 1
 
 
-def _told(nodes: Sequence[Node], found: Callable[[], list[Any]]) -> list[tuple[int, Any]]:
+def _told(nodes: Sequence[Node], found: Answers) -> list[tuple[int, Any]]:
     return [(index, value) for node, value in zip(nodes, found(), strict=True) for index in node.ends]
 
 
