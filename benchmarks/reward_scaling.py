@@ -212,6 +212,7 @@ def table(runs: Sequence[Run]) -> str:
 def plot(runs: Sequence[Run], path: Path) -> None:
     """Accuracy and lift over size by kind, and accuracy over context by size; a point for every seed."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import NullLocator
 
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     sized, lifted, contextual = figure.subplots(1, 3)
@@ -232,6 +233,9 @@ def plot(runs: Sequence[Run], path: Path) -> None:
             xs, ys = [item.parameters for item in those], [item.figures[name] for item in those]
             axes.scatter(xs, ys, color=colours[kind], s=14)
         axes.set_xscale("log")
+        axes.set_xticks(sorted({item.parameters for item in runs}))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_locator(NullLocator())
         axes.set_xlabel("parameters, millions")
         axes.set_ylabel(label)
         axes.grid(alpha=0.3)

@@ -27,7 +27,7 @@ def generate(
         int | None, typer.Option(help="Denoising steps. Default: the pipeline's own (nano: 20).", min=1)
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Guidance scale. Default: the pipeline's own (nano: 3).")
+        float | None, typer.Option(help="Guidance scale. Default: the pipeline's own (nano: 1, so none).")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures painted at a time.", min=1)] = 8,
     model: options.Model = None,

@@ -29,4 +29,4 @@ def train_reward(
     if json:
         print_json({"out": str(folder), "steps": run.steps})
     else:
-        typer.echo(f"{folder}: trained; judge with --model {folder}")
+        typer.echo(f"{folder}: trained; judge with --model {folder}. What was measured is in {folder / 'README.md'}")

@@ -81,11 +81,10 @@ def load_judge_or_clip(model: str | None, quantization: str | None, device: str 
 def load_reward_model(model: str | None, quantization: str | None, device: str | None) -> RewardModel:
     """The judge that `--model` names, in this process."""
     quiet()
+    from ..nano import DEFAULT_REWARD_MODEL
     from ..rewards.model import RewardModel
 
-    if model is None:
-        return RewardModel.default(device)
-    return RewardModel.from_pretrained(model, quantization, device)  # type: ignore[arg-type]
+    return RewardModel.from_pretrained(model or DEFAULT_REWARD_MODEL, quantization, device)  # type: ignore[arg-type]
 
 
 def load_video_judge(

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Final, TypeAlias
 
 import typer
 
+from ..nano import DEFAULT_REWARD_MODEL, REWARD_MODELS
 from ..rewards.quantization import SCHEMES
 
+MODELS: Final = f"a folder, a hub id (owner/name), or one that comes with the package ({', '.join(REWARD_MODELS)})"
 Prompt: TypeAlias = Annotated[str, typer.Option("--prompt", "-p", help="What the picture or video was to show.")]
 Images: TypeAlias = Annotated[list[Path], typer.Argument(help="Pictures to judge.", show_default=False)]
 Model: TypeAlias = Annotated[
     str | None,
-    typer.Option(help="Reward model: a folder, a hub id (owner/name) or a server's URL. Default: nano."),
+    typer.Option(help=f"Reward model: {MODELS}; or a server's URL. Default: {DEFAULT_REWARD_MODEL.name}."),
 ]
 Pipeline: TypeAlias = Annotated[
     str | None, typer.Option(help="Diffusers pipeline: a folder or a hub id. Default: the nano generator.")
@@ -27,7 +29,7 @@ InstructionName: TypeAlias = Annotated[
     typer.Option(
         "--instruction",
         "-i",
-        help="What to judge by: alignment, aesthetics, structure, overall (for videos: video-overall, "
+        help="What to judge by: alignment, exactness, aesthetics, structure, overall (for videos: video-overall, "
         "video-alignment, video-motion, first-frame, i2v-overall), or your own.",
     ),
 ]

@@ -10,11 +10,12 @@ import typer
 from ..rewards.quantization import SCHEMES, check_free, get_scheme, save_quantized
 from . import options
 from .loading import quiet
+from .options import MODELS
 from .reporting import print_json
 
 
 def quantize(
-    model: Annotated[str, typer.Argument(help="Reward model: a folder or a hub id (owner/name).")],
+    model: Annotated[str, typer.Argument(help=f"Reward model: {MODELS}.")],
     out: Annotated[Path, typer.Argument(help="Folder for the quantized model; it must be new or empty.")],
     scheme: Annotated[str, typer.Option(help=f"One of {', '.join(SCHEMES)}.")] = "nf4",
     quantize_vision: Annotated[

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
+from ..sources import shipped
 from .errors import ModelError
 
 if TYPE_CHECKING:
@@ -276,7 +277,7 @@ def save_quantized(model: PreTrainedModel, source: str, name: str, out: Path) ->
 
     Args:
         model: a model that was quantized while it was loaded. Its weights may be cast: it is not to be used after this.
-        source: the folder or the hub id that it was loaded from.
+        source: the folder, the name or the hub id that it was loaded from.
         name: the name of the scheme.
         out: the folder to write; see :func:`check_free`.
 
@@ -412,7 +413,7 @@ def _set_dtype(file: Path, precision: str) -> None:
 
 
 def _folder_of(source: str) -> Path:
-    folder = Path(source)
+    folder = Path(shipped(source))
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download

@@ -4,7 +4,9 @@ import json
 
 import pytest
 
+from diffusers_ext.nano import DEFAULT_REWARD_MODEL
 from diffusers_ext.ranking import rank
+from diffusers_ext.rewards.model import RewardModel
 
 PROMPT = "a red star"
 
@@ -36,6 +38,16 @@ def test_score_prints_one_json_object(rewarddance, model, picture_files, picture
     for item, expected in zip(found["judgements"], untrained_judge.score(pictures[:3], PROMPT), strict=True):
         assert item["log_odds"] == pytest.approx(expected.log_odds, abs=1e-4)
         assert item["reward"] == pytest.approx(expected.reward, abs=1e-4)
+
+
+def test_the_judge_that_is_used_where_none_is_named_is_quantized_too(rewarddance, picture_files, pictures):
+    pytest.importorskip("bitsandbytes")
+    outcome = rewarddance("score", picture_files[0], "-p", PROMPT, "--json", "--quantization", "nf4", "--device", "cpu")
+    quantized = RewardModel.from_pretrained(DEFAULT_REWARD_MODEL, "nf4", "cpu").score(pictures[0], PROMPT)[0]
+    whole = RewardModel.from_pretrained(DEFAULT_REWARD_MODEL, device="cpu").score(pictures[0], PROMPT)[0]
+    found = only_json(outcome)["judgements"][0]["log_odds"]
+    assert found == pytest.approx(quantized.log_odds, abs=1e-4) != pytest.approx(whole.log_odds, abs=1e-2)
+    assert rewarddance("score", picture_files[0], "-p", PROMPT, "--quantization", "nf5").code == 2
 
 
 def test_compare_prints_one_json_object(rewarddance, model, picture_files, pictures, untrained_judge):

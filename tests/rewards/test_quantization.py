@@ -18,6 +18,7 @@ from transformers import (
 )
 
 from diffusers_ext.cli.quantizing import quantize
+from diffusers_ext.nano import REWARD_MODELS
 from diffusers_ext.rewards.errors import ModelError
 from diffusers_ext.rewards.model import RewardModel
 from diffusers_ext.rewards.quantization import (
@@ -263,6 +264,16 @@ def test_a_quantized_checkpoint_judges_as_the_model_quantized_on_loading(name, l
     assert np.array_equal(log_odds(again, pictures), log_odds(judge, pictures))
     assert [path.name for path in out.parent.iterdir()] == ["out"]
     assert (out / "model.safetensors").stat().st_size < (folder / "model.safetensors").stat().st_size
+
+
+@BNB
+def test_a_judge_that_comes_with_the_package_is_quantized_by_its_name(pictures, tmp_path):
+    out = tmp_path / "smaller"
+    quantize("reward-200k", out, device="cpu")
+    judge = RewardModel.from_pretrained(out, device="cpu")
+    known = RewardModel.from_pretrained(REWARD_MODELS["reward-200k"], "nf4", "cpu")
+    assert np.array_equal(log_odds(judge, pictures), log_odds(known, pictures))
+    assert judge.config == known.config
 
 
 @BNB
