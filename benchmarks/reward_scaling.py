@@ -51,6 +51,7 @@ from diffusers_ext.nano.reward_model import ARCHITECTURES
 from diffusers_ext.nano.scenes import PROMPT_KINDS, parse_prompt, sample_prompt
 from diffusers_ext.nano.train_reward import RewardRecipe, train_reward
 from diffusers_ext.rewards.model import SCALAR_HEAD, RewardModel
+from diffusers_ext.sources import shipped
 
 SIZES = ("reward-200k", "reward-400k", "reward-1m", "reward-5m")
 KINDS = {"generative": train_reward, "bradley-terry": train_bradley_terry}
@@ -273,6 +274,7 @@ def parsed(arguments: Sequence[str] | None) -> Any:
     parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--size", type=int, default=300, help="pairs of each sort to measure on")
     parser.add_argument("--prompts", type=int, default=20, help="of every kind to choose the best of 16 for")
+    parser.add_argument("--measure", help="only measure this judge, a folder or a name, on the same pictures")
     parser.add_argument("--report", action="store_true", help="only print what is there")
     return parser.parse_args(arguments)
 
@@ -280,6 +282,10 @@ def parsed(arguments: Sequence[str] | None) -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     given = parsed(arguments)
     given.out.mkdir(parents=True, exist_ok=True)
+    if given.measure:
+        cases = draw_cases(given.out, given.size, given.prompts, given.device)
+        print(json.dumps(measure(Path(shipped(given.measure)), cases, given.device), indent=2))
+        return
     if not given.report:
         train_all(given)
     runs = found(given.out)

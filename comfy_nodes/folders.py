@@ -9,7 +9,12 @@ from types import MappingProxyType
 from typing import Final
 
 from diffusers_ext.configuring import Wrong
-from diffusers_ext.nano import DEFAULT_REWARD_MODEL, DEFAULT_VIDEO_REWARD_MODEL
+from diffusers_ext.nano import (
+    DEFAULT_REWARD_MODEL,
+    DEFAULT_VIDEO_REWARD_MODEL,
+    REWARD_MODELS,
+    SMALLER_REWARD_MODELS,
+)
 from diffusers_ext.rewards.errors import ModelError
 from diffusers_ext.training import LoraTrainingError
 from diffusers_ext.training.config import SHIPPED as SHIPPED_CONFIGS
@@ -17,7 +22,11 @@ from diffusers_ext.training.config import SHIPPED as SHIPPED_CONFIGS
 FOLDER: Final = "reward_models"
 TRAINING: Final = "reward_training"
 SHIPPED: Final[Mapping[str, Path]] = MappingProxyType(
-    {"nano (shipped)": DEFAULT_REWARD_MODEL, "nano for videos (shipped)": DEFAULT_VIDEO_REWARD_MODEL}
+    {
+        "nano (shipped)": DEFAULT_REWARD_MODEL,
+        "nano for videos (shipped)": DEFAULT_VIDEO_REWARD_MODEL,
+        **{f"{name.replace('reward', 'nano')} (shipped)": REWARD_MODELS[name] for name in SMALLER_REWARD_MODELS},
+    }
 )
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Final
 
 CHECKPOINTS: Final = Path(__file__).parent / "checkpoints"
-REWARD_MODELS: Final = {name: CHECKPOINTS / name for name in ("reward-5m", "video-reward-5m")}
+SMALLER_REWARD_MODELS: Final = ("reward-1m", "reward-400k", "reward-200k")
+REWARD_MODELS: Final = {name: CHECKPOINTS / name for name in ("reward-5m", *SMALLER_REWARD_MODELS, "video-reward-5m")}
 """The judges that come with the package. Their names are known wherever a judge is named."""
 DEFAULT_REWARD_MODEL: Final = REWARD_MODELS["reward-5m"]
 DEFAULT_VIDEO_REWARD_MODEL: Final = REWARD_MODELS["video-reward-5m"]

@@ -17,6 +17,8 @@ from diffusers_ext.nano import (
     DEFAULT_REWARD_MODEL,
     DEFAULT_VIDEO_REWARD_MODEL,
     GENERATOR_OPTIONS,
+    REWARD_MODELS,
+    SMALLER_REWARD_MODELS,
 )
 from diffusers_ext.nano.evaluation import as_drawn, check_rationale, judge_pairs, swapped
 from diffusers_ext.nano.moving.evaluation import judge_pairs as judge_video_pairs
@@ -83,6 +85,16 @@ def test_the_judge_is_as_good_as_its_card_says(judge, figure, stream, options):
     pairs = first(stream(np.random.default_rng(SEED), **options), 100)
     right = [j.verdict == pair.better for j, pair in zip(judge_pairs(judge, pairs), pairs, strict=True)]
     assert agrees(right, figure, DEFAULT_REWARD_MODEL)
+
+
+@pytest.mark.parametrize("name", SMALLER_REWARD_MODELS)
+def test_smaller_judges_are_as_good_as_their_cards_say(name):
+    judge = RewardModel.from_pretrained(name)
+    assert f"{judge.model.num_parameters() / 1e6:.1f} million" in (REWARD_MODELS[name] / "README.md").read_text()
+    for figure, held_out in (("pairwise accuracy", False), ("pairwise accuracy, held-out combinations", True)):
+        pairs = first(sample_pairs(np.random.default_rng(SEED + 6), held_out=held_out), 100)
+        right = [j.verdict == pair.better for j, pair in zip(judge_pairs(judge, pairs), pairs, strict=True)]
+        assert agrees(right, figure, REWARD_MODELS[name])
 
 
 @pytest.mark.parametrize(
