@@ -162,20 +162,14 @@ def trained(folder: Path, recipe: RewardRecipe, kind: str = "generative") -> str
     return str(folder)
 
 
-def run(out: Path, kind: str, recipe: RewardRecipe, cases: Cases) -> Run:
+def run(out: Path, kind: str, recipe: RewardRecipe, cases: Cases) -> None:
     """Train a judge and measure it, as far as that has not been done."""
-    folder = folder_of(out, kind, recipe)
+    folder = out / f"{recipe.architecture}-{kind}-{recipe.seed}"
     path = folder / "figures.json"
     if not path.exists():
         trained(folder, recipe, kind)
         found = measure(folder, cases, recipe.device)
         path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    return Run(recipe.architecture, kind, recipe.seed, json.loads(path.read_text(encoding="utf-8")))
-
-
-def folder_of(out: Path, kind: str, recipe: RewardRecipe) -> Path:
-    """Where a judge is."""
-    return out / f"{recipe.architecture}-{kind}-{recipe.seed}"
 
 
 def interval(values: Sequence[float]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .media import MediaFolder, complaints
 from .problems import DataError, Problem
-from .reading import load
+from .reading import numbered
 from .records import Media, Preference
 
 if TYPE_CHECKING:
@@ -70,11 +70,13 @@ def locate(files: Sequence[str | Path]) -> tuple[list[Located], list[Problem]]:
     found: list[Located] = []
     problems: list[Problem] = []
     for file in map(Path, files):
-        loaded, media = load(file), MediaFolder(file.parent)
-        problems += loaded.problems
-        for number, record in enumerate(loaded.records, start=1):
+        media = MediaFolder(file.parent)
+        for number, record in numbered(file):
+            if isinstance(record, Problem):
+                problems.append(record)
+                continue
             missing = [Problem(file.name, number, *complaint) for complaint in complaints(record, media)]
             problems += missing
             if not missing:
-                found.append(Located(record, media.root, f"{file}, record {number}"))
+                found.append(Located(record, media.root, f"{file}, row {number}"))
     return found, problems

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from preference_samples import paths, png, preferences
 
-from diffusers_ext.data import DataError, Preference, Source, load, read, stream, write
+from diffusers_ext.data import DataError, Preference, Source, check, load, locate, read, stream, write
 from diffusers_ext.data.writing import whole_file
 
 LAYOUTS = ("jsonl", "parquet")
@@ -44,6 +44,17 @@ def test_parquet_holds_bytes_and_jsonl_puts_them_beside_it(tmp_path, records):
         for name in ("a", "b"):
             medium, path = getattr(expected, name), getattr(found, name)
             assert path == medium if isinstance(medium, str) else (tmp_path / path).read_bytes() == medium
+
+
+def test_records_are_named_by_their_rows_whatever_is_wrong_with_those_before(tmp_path, pictures_in):
+    pictures_in(tmp_path, "a.png", "b.png")
+    good = {"prompt": "a red star", "a": "a.png", "b": "b.png", "choice": "a"}
+    rows = [json.dumps(good | {"choice": "c"}), json.dumps(good | {"b": "lost.png"}), "{", json.dumps(good)]
+    (tmp_path / "x.jsonl").write_text("\n".join(rows) + "\n")
+    (item,), problems = locate([tmp_path / "x.jsonl"])
+    assert item.place.endswith("x.jsonl, row 4")
+    assert [problem.row for problem in problems] == [1, 2, 3]
+    assert problems == list(check(tmp_path / "x.jsonl").problems)
 
 
 def test_other_programs_read_what_is_written(tmp_path):

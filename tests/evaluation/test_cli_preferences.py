@@ -114,7 +114,7 @@ def begun(pictures, tmp_path):
 
 def test_first_frames_are_shown_to_the_judge(begun, untrained_judge):
     items = locate([begun])[0]
-    with pytest.raises(RewardDanceError, match="record 2: names no first_frame"):
+    with pytest.raises(RewardDanceError, match="row 2: names no first_frame"):
         judge_preferences(untrained_judge, items)
     (found,) = judge_preferences(untrained_judge, items[:1])
     a, b = ([Image.open(begun.parent / name / f"{n}.png").convert("RGB") for n in range(4)] for name in "ab")
@@ -134,7 +134,7 @@ def test_a_judge_of_pictures_says_that_it_takes_no_videos(begun, clip_folder):
 def test_records_without_the_first_frame_they_need_are_named(begun, untrained_model_folder, rewarddance):
     found = rewarddance("evaluate", "--data", begun, "--model", untrained_model_folder, "--json")
     told = json.loads(found.stdout)
-    assert found.code == 2 and "record 2: names no first_frame" in found.stderr
+    assert found.code == 2 and "row 2: names no first_frame" in found.stderr
     assert told["judges"][untrained_model_folder.name]["figures"]["accuracy"]["n"] == 1
 
 

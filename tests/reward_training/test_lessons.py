@@ -95,7 +95,7 @@ def test_a_first_frame_is_shown_where_the_instruction_is_about_it(untrained_judg
 def test_a_run_whose_instruction_is_about_first_frames_that_are_not_there_does_not_begin(begun, tmp_path):
     write(tmp_path / "bad.jsonl", [begun.record, replace(begun.record, first_frame=None)])
     run = RewardTraining((str(tmp_path / "bad.jsonl"),), str(tmp_path / "out"))
-    with pytest.raises(TrainingError, match=r"1 records name no first_frame(.|\n)*record 2"):
+    with pytest.raises(TrainingError, match=r"1 records name no first_frame(.|\n)*row 2"):
         train_reward_model(run)
     assert not (tmp_path / "out").exists()
 
