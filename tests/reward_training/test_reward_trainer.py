@@ -134,7 +134,7 @@ def test_a_loss_that_is_not_finite_names_its_records_and_keeps_the_last_state(co
     before = (out / "training.pt").read_bytes()
     state = torch.load(out / "training.pt", weights_only=True)
     assert state["step"] == 2
-    with pytest.raises(TrainingError, match=r"loss of step \d+ is (nan|inf)(.|\n)*record \d+: 'a photo of a star'"):
+    with pytest.raises(TrainingError, match=r"loss of step \d+ is (nan|inf)(.|\n)*row \d+: 'a photo of a star'"):
         train_reward_model(replace(config, out=str(out) + "-hot", learning_rate=1e30, clip=1e30, steps=20))
     assert (out / "training.pt").read_bytes() == before
 
