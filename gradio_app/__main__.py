@@ -11,6 +11,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # nothing is sent an
 
 import typer
 
+from diffusers_ext.cli.options import MODELS
 from diffusers_ext.rewards.errors import RewardDanceError
 
 from .settings import Settings
@@ -21,7 +22,7 @@ _DEFAULTS = Settings()
 def start(
     model: Annotated[
         list[str] | None,
-        typer.Option(help="Reward model: a folder, a hub id or a server's URL; may be repeated. Default: nano."),
+        typer.Option(help=f"Reward model: {MODELS}; or a server's URL; may be repeated. Default: nano."),
     ] = None,
     pipeline: Annotated[
         list[str] | None, typer.Option(help="Diffusers pipeline: a folder or a hub id; may be repeated. Default: nano.")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..nano import GENERATOR_OPTIONS
 from ..rewards.instructions import DEFAULT_INSTRUCTION
 from . import options
 from .loading import load_instruction, load_judge, load_pipeline, on_terminal
@@ -24,10 +25,18 @@ def generate(
     method: options.Method = "pointwise",
     seed: options.Seed = 0,
     steps: Annotated[
-        int | None, typer.Option(help="Denoising steps. Default: the pipeline's own (nano: 20).", min=1)
+        int | None,
+        typer.Option(
+            help=f"Denoising steps. Default: the pipeline's own (nano: {GENERATOR_OPTIONS['num_inference_steps']}).",
+            min=1,
+        ),
     ] = None,
     guidance: Annotated[
-        float | None, typer.Option(help="Guidance scale. Default: the pipeline's own (nano: 1, so none).")
+        float | None,
+        typer.Option(
+            help="Guidance scale, 1 for none. Default: the pipeline's own "
+            f"(nano: {GENERATOR_OPTIONS['guidance_scale']:g})."
+        ),
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Pictures painted at a time.", min=1)] = 8,
     model: options.Model = None,

@@ -8,7 +8,13 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 from ..nano import DEFAULT_REWARD_MODEL, REWARD_MODELS
+from ..rewards.instructions import PRESETS
 from ..rewards.quantization import SCHEMES
+
+
+def _names(*tasks: str) -> str:
+    return ", ".join(name for name, preset in PRESETS.items() if preset.task in tasks)
+
 
 MODELS: Final = f"a folder, a hub id (owner/name), or one that comes with the package ({', '.join(REWARD_MODELS)})"
 Prompt: TypeAlias = Annotated[str, typer.Option("--prompt", "-p", help="What the picture or video was to show.")]
@@ -29,8 +35,7 @@ InstructionName: TypeAlias = Annotated[
     typer.Option(
         "--instruction",
         "-i",
-        help="What to judge by: alignment, exactness, aesthetics, structure, overall (for videos: video-overall, "
-        "video-alignment, video-motion, first-frame, i2v-overall), or your own.",
+        help=f"What to judge by: {_names('t2i')} (for videos: {_names('t2v', 'i2v')}), or your own.",
     ),
 ]
 InstructionsFile: TypeAlias = Annotated[

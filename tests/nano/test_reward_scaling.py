@@ -33,13 +33,22 @@ def started(tmp_path):
 
 
 @pytest.mark.slow
-def test_judges_of_both_kinds_begin_from_one_model_and_what_is_done_is_not_done_again(started, capsys):
+def test_judges_of_both_kinds_begin_from_one_model_and_what_is_done_is_not_done_again(started, capsys, monkeypatch):
+    begun_from = {}
+    for kind, train in reward_scaling.KINDS.items():
+
+        def noted(folder, recipe, train=train):
+            begun_from[folder.name] = recipe.start_from
+            return train(folder, recipe)
+
+        monkeypatch.setitem(reward_scaling.KINDS, kind, noted)
     wanted = [str(started), "--sizes", "reward-200k", "--seeds", "0", *SMALL]
     reward_scaling.main(wanted)
     first = capsys.readouterr().out
     for kind in reward_scaling.KINDS:
         folder = started / f"reward-200k-{kind}-0"
         assert (folder / SCALAR_HEAD).exists() == (kind == "bradley-terry")
+        assert begun_from[folder.name] == str(started / "reward-200k-backbone")
         learned, begun, speaker = (
             load_file(path / "model.safetensors")
             for path in (folder, started / "reward-200k-backbone", started / "reward-200k-speaker")

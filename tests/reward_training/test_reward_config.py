@@ -1,5 +1,10 @@
 from __future__ import annotations
 
+import json
+import re
+from dataclasses import MISSING, fields
+from pathlib import Path
+
 import pytest
 
 from diffusers_ext.configuring import plain
@@ -45,3 +50,22 @@ def test_a_resumed_run_may_be_longer_but_not_another():
     old = plain(RewardTraining(("a",), "o"))
     assert differences(old, RewardTraining(("a",), "elsewhere", steps=5000, trackers=("tensorboard",))) == []
     assert differences(old, RewardTraining(("a",), "o", seed=1)) == ["seed: 0 -> 1"]
+
+
+def test_the_docs_name_every_key_of_reward_training_with_its_default():
+    text = (Path(__file__).parents[2] / "docs" / "reward-training.md").read_text(encoding="utf-8")
+    table = text.split("| key | default |")[1].split("\n\n")[0]
+    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| `")]
+    told = {}
+    for keys, defaults, *_ in rows:
+        names, values = (re.findall(r"`([^`]*)`", cell) for cell in (keys, defaults))
+        told |= dict(zip(names, values or [None] * len(names), strict=True))
+    known = {field.name: field.default for field in fields(RewardTraining)}
+    assert told.keys() == known.keys()
+    for name, default in known.items():
+        if isinstance(default, bool | int | float):
+            assert json.loads(told[name]) == default, name
+        elif default in (None, (), MISSING):
+            assert told[name] is None, name
+        else:
+            assert told[name] == default, name

@@ -68,7 +68,8 @@ def test_judges_that_come_with_the_package_are_known_by_name(folder, tmp_path, m
         assert named.name == name
         pairs = zip(named.model.parameters(), found.model.parameters(), strict=True)
         assert all(torch.equal(a, b) for a, b in pairs)
-    with pytest.raises(ModelError, match=r"nor one that comes with the package \(reward-5m, reward-1m, "):
+    known = r"\(reward-5m, reward-1m, reward-400k, reward-200k, video-reward-5m\)"
+    with pytest.raises(ModelError, match=f"nor one that comes with the package {known}"):
         load("reward-7m")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "reward-5m").symlink_to(folder)
