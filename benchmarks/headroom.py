@@ -3,14 +3,17 @@
     python -m benchmarks.headroom                            # without guidance, as training paints
     python -m benchmarks.headroom --guidance 3
     python -m benchmarks.headroom --lora runs/nano-nft       # after training: the same prompts from the same noise
+    python -m benchmarks.headroom --world                    # what a painter without fault would paint
 
 For each kind of prompt: the share of pictures that the oracle finds correct, and of those that are exact, which is
 correct with no object that nobody asked for; the share of prompts with a correct one among 8 and among 32, which is
 what training could bring out if its judge were the oracle; the share of correct ones among those that the nano judge
 likes best of 8 and of 32, which is what it can bring out with that judge; how often the judge puts a correct picture
-of a prompt above a wrong one; how many objects the oracle sees in a picture; and how far apart the exact pictures of a
-prompt are, in pixels of range [0, 1]. All pictures of a prompt lie closer together as fewer of them are wrong; that the
-right ones do would be collapse.
+of a prompt above a wrong one; how many objects the oracle sees in a picture; how far apart the exact pictures of a
+prompt are, in pixels of range [0, 1] and in features (cosine distance of what the judge's vision tower makes of them);
+and how far apart all of them are in features, which is what a run's monitors measure. All pictures of a prompt lie
+closer together as fewer of them are wrong; that the right ones do would be collapse. `--world` says how far apart the
+pictures of a painter are who makes no mistake and shows all of the world's variety.
 """
 
 from __future__ import annotations
@@ -25,7 +28,15 @@ import torch
 from diffusers_ext.hushing import hushed
 from diffusers_ext.nano import DEFAULT_PIPELINE
 from diffusers_ext.nano.oracle import OracleVerdict, judge
-from diffusers_ext.nano.scenes import PROMPT_KINDS, PromptSpec, sample_prompt
+from diffusers_ext.nano.render import render
+from diffusers_ext.nano.scenes import (
+    PROMPT_KINDS,
+    PromptSpec,
+    parse_prompt,
+    place_in_cells,
+    sample_prompt,
+    sample_scene_for,
+)
 from diffusers_ext.nano.training import mixed_precision
 from diffusers_ext.precision import in_bfloat16
 from diffusers_ext.rewards.images import as_images
@@ -34,8 +45,9 @@ with hushed():
     from diffusers import DiffusionPipeline
 
     from diffusers_ext.training.diffusion import denoise, guided, noise_for
+    from diffusers_ext.training.evaluating import features_of
     from diffusers_ext.training.generators import Generator, canvas_for
-    from diffusers_ext.training.monitors import pixel_diversity
+    from diffusers_ext.training.monitors import feature_diversity, pixel_diversity
     from diffusers_ext.training.policy import Policy
     from diffusers_ext.training.rewards import JudgeConfig, load_judge
     from diffusers_ext.training.saving import DIFFUSERS_FILE
@@ -43,7 +55,7 @@ with hushed():
 COUNT = 32
 COLUMNS = (
     "kind", "correct", "exact", "any of 8", "any of 32", "judge's best of 8", "of 32", "judge ranks right", "objects",
-    "exact ones apart",
+    "exact ones apart", "by features", "all by features",
 )  # fmt: skip
 
 
@@ -76,6 +88,17 @@ class Painter:
             return generator.decode(denoise(denoiser, noise, generator.schedule(self.steps))).float()
 
 
+@dataclass(frozen=True)
+class World:
+    """A painter without fault: the world that the nano generator learned from, drawn by its rules."""
+
+    def paint(self, prompt: str) -> torch.Tensor:
+        """COUNT exact pictures [COUNT, 3, H, W] in [0, 1], from the same random numbers for every prompt."""
+        rng, spec = np.random.default_rng(9), parse_prompt(prompt)
+        scenes = [sample_scene_for(rng, spec, extra=0.0, placing=place_in_cells, held_out=None) for _ in range(COUNT)]
+        return torch.from_numpy(np.stack([render(scene) for scene in scenes])).permute(0, 3, 1, 2) / 255
+
+
 def prompts() -> list[PromptSpec]:
     """Eight of each kind, then of held-out combinations: five of one object and eight of two."""
     rng = np.random.default_rng(77)
@@ -88,20 +111,40 @@ def kind_of(spec: PromptSpec) -> str:
     return f"{spec.kind}, held out" if spec.is_held_out else spec.kind
 
 
-def apart(images: torch.Tensor, verdicts: list[OracleVerdict]) -> float:
-    """How far apart the exact ones of a prompt's pictures [COUNT, 3, H, W] in [0, 1] are; NaN if there are not two."""
+@dataclass(frozen=True)
+class Apart:
+    """How far apart pictures of a prompt are: exact ones in pixels and in features, NaN if there are not two; and all
+    of them in features.
+    """
+
+    pixels: float
+    features: float
+    of_all: float
+
+
+def apart(images: torch.Tensor, features: torch.Tensor, verdicts: list[OracleVerdict]) -> Apart:
+    """Of a prompt's pictures [COUNT, 3, H, W] in [0, 1], with their features [COUNT, width]."""
     exact = torch.tensor([verdict.grade.exact for verdict in verdicts])
-    return pixel_diversity(images[exact][None]) if exact.sum() > 1 else np.nan
+    of_all = feature_diversity(features[None])
+    if exact.sum() < 2:
+        return Apart(np.nan, np.nan, of_all)
+    return Apart(pixel_diversity(images[exact][None]), feature_diversity(features[exact][None]), of_all)
 
 
-def row(kind: str, verdicts: list[list[OracleVerdict]], rewards: np.ndarray, distances: list[float]) -> str:
+def mean_of(values: list[float]) -> str:
+    """Of those that are numbers."""
+    known = [value for value in values if not np.isnan(value)]
+    return f"{np.mean(known):.3f}" if known else "-"
+
+
+def row(kind: str, verdicts: list[list[OracleVerdict]], rewards: np.ndarray, distances: list[Apart]) -> str:
     """A line of the table.
 
     Args:
         kind: of the prompts.
         verdicts: the oracle's on COUNT pictures of each prompt.
         rewards: of the same pictures, [prompts, COUNT].
-        distances: how far apart the exact ones of each prompt are.
+        distances: between those of each prompt.
     """
     correct = np.array([[verdict.correct for verdict in items] for items in verdicts])
     exact = np.mean([[verdict.grade.exact for verdict in items] for items in verdicts])
@@ -119,9 +162,9 @@ def row(kind: str, verdicts: list[list[OracleVerdict]], rewards: np.ndarray, dis
     ]
     (any_8, best_8), (any_32, best_32) = best(8), best(COUNT)
     ranks = np.mean(ranked) if ranked else np.nan
-    known = [distance for distance in distances if not np.isnan(distance)]
     cells = (correct.mean(), exact, any_8, any_32, best_8, best_32, ranks, objects)
-    shown = [*(f"{value:.2f}" for value in cells), f"{np.mean(known):.3f}" if known else "-"]
+    shown = [*(f"{value:.2f}" for value in cells)]
+    shown += [mean_of([getattr(item, name) for item in distances]) for name in ("pixels", "features", "of_all")]
     return f"| {kind} | " + " | ".join(shown) + " |"
 
 
@@ -131,22 +174,23 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--kinds", nargs="+", help="only these, as the table names them")
     parser.add_argument("--lora", type=Path, help="folder of a LoRA that train-lora wrote")
+    parser.add_argument("--world", action="store_true", help="in place of the generator, a painter without fault")
     options = parser.parse_args()
     if options.lora is not None and not (options.lora / DIFFUSERS_FILE).is_file():
         parser.error(f"--lora {options.lora}: holds no {DIFFUSERS_FILE}, which train-lora writes")
 
-    found: dict[str, list[tuple[list[OracleVerdict], list[float], float]]] = {}
+    found: dict[str, list[tuple[list[OracleVerdict], list[float], Apart]]] = {}
     with hushed():
-        painter = Painter.load(options.guidance, options.steps, options.lora)
+        painter = World() if options.world else Painter.load(options.guidance, options.steps, options.lora)
         by = load_judge(JudgeConfig(instruction="alignment"), torch.device("cpu"))
         for spec in prompts():
             if options.kinds and kind_of(spec) not in options.kinds:
                 continue
-            images = painter.paint(spec.text)
-            shown = images.clamp(0, 1)
+            shown = painter.paint(spec.text).clamp(0, 1)
             verdicts = [judge(image, spec) for image in as_images(shown)]
-            rewards = by.reward(images, [spec.text] * COUNT).tolist()
-            found.setdefault(kind_of(spec), []).append((verdicts, rewards, apart(shown, verdicts)))
+            rewards = by.reward(shown, [spec.text] * COUNT).tolist()
+            distances = apart(shown, features_of(by.model.backbone, shown), verdicts)
+            found.setdefault(kind_of(spec), []).append((verdicts, rewards, distances))
     print("| " + " | ".join(COLUMNS) + " |")
     print("|---" * len(COLUMNS) + "|")
     for kind, items in found.items():

@@ -33,9 +33,12 @@ COLOURS = {"nft": (86, 156, 214), "refl": (240, 176, 80), "draft": (190, 130, 22
 
 @dataclass(frozen=True)
 class Run:
+    """A run, as its file tells it; `deviations` are of rewards within a prompt, in every iteration that was judged."""
+
     algorithm: str
     seed: int
     evaluations: tuple[Evaluation, ...]
+    deviations: tuple[float, ...]
 
     @property
     def first(self) -> Evaluation:
@@ -52,15 +55,19 @@ class Run:
 
 def train(name: str, config: LoraTraining) -> Run:
     """Train, or go on, or read what is there."""
-    metrics = Path(config.out) / "metrics.jsonl"
-    found = evaluations_of(metrics)
-    if not found or found[-1].iteration < config.iterations:
+    found = told(name, config)
+    if not found.evaluations or found.last.iteration < config.iterations:
         train_lora(config, progress=True)
-    return Run(name, config.seed, evaluations_of(metrics))
+        found = told(name, config)
+    return found
 
 
-def evaluations_of(metrics: Path) -> tuple[Evaluation, ...]:
-    return tuple(Evaluation(**entry["evaluation"]) for entry in read_entries(metrics) if "evaluation" in entry)
+def told(name: str, config: LoraTraining) -> Run:
+    """What a run's file tells so far."""
+    entries = list(read_entries(Path(config.out) / "metrics.jsonl"))
+    evaluations = (Evaluation(**entry["evaluation"]) for entry in entries if "evaluation" in entry)
+    deviations = (float(entry["group_deviation"]) for entry in entries if "group_deviation" in entry)
+    return Run(name, config.seed, tuple(evaluations), tuple(deviations))
 
 
 def machine() -> str:
@@ -168,12 +175,12 @@ def main() -> None:
             runs.append(
                 train(algorithm, read_config(f"nano-{algorithm}", out=out, seed=seed, iterations=options.iterations))
             )
-    told: list[dict[str, Any]] = [
+    figures: list[dict[str, Any]] = [
         {"algorithm": run.algorithm, "seed": run.seed, "evaluations": [item.as_dict() for item in run.evaluations]}
         for run in runs
     ]
     where = machine()
-    written = json.dumps({"machine": where, "runs": told}, indent=2)
+    written = json.dumps({"machine": where, "runs": figures}, indent=2)
     (options.out / "rl.json").write_text(written + "\n", encoding="utf-8")
     plot(runs, options.out / "rl.png")
     print(f"{where}; seeds {', '.join(str(seed) for seed in range(options.seeds))}\n")

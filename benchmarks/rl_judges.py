@@ -11,9 +11,11 @@ one that is done is not done again. The table goes to stdout and to `OUT/judges.
 from __future__ import annotations
 
 import argparse
+import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Final
 
 from benchmarks.reward_scaling import KINDS, SIZES, interval
 from benchmarks.rl import Run, machine, train
@@ -22,6 +24,8 @@ from diffusers_ext.training import read_config, train_lora
 from diffusers_ext.training.config import LoraTraining
 from diffusers_ext.training.monitors import diversity_share
 from diffusers_ext.training.rewards import JudgeConfig
+
+EVALUATE_EVERY: Final = 12
 
 
 def arms_of(scaling: Path, seed: int) -> dict[str, JudgeConfig]:
@@ -46,7 +50,10 @@ def warmed(out: Path, example: LoraTraining) -> Path:
         from diffusers import StableDiffusion3Pipeline
 
         run = out / "warm-start"
-        train_lora(replace(example, out=str(run), iterations=example.warm_start.iterations), progress=True)  # type: ignore[union-attr]
+        last = example.warm_start.iterations  # type: ignore[union-attr]
+        ended = train_lora(replace(example, out=str(run), iterations=last), progress=True)
+        if not ended.finished:
+            raise SystemExit(f"the warm start ended after {ended.iterations} of {last} iterations: {ended.reason}")
         pipeline = StableDiffusion3Pipeline.from_pretrained(DEFAULT_PIPELINE)
         pipeline.load_lora_weights(run)
         pipeline.fuse_lora(components=["transformer"])
@@ -80,7 +87,7 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def plot(runs: Sequence[Run], path: Path) -> None:
-    """Correctness, and the spread of rewards within a prompt (a share of the first), over samples; a line for a run."""
+    """Correctness over iterations; and the spread of rewards within a prompt in every four, a share of the first."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
@@ -91,14 +98,15 @@ def plot(runs: Sequence[Run], path: Path) -> None:
         number = names.index(run.algorithm)
         label = run.algorithm if run.seed == min(item.seed for item in runs) else None
         style = {"color": colormaps["tab10"](number), "label": label, "linewidth": 1.2}
-        samples = [item.samples for item in run.evaluations]
-        correctness.plot(samples, [item.second or 0.0 for item in run.evaluations], **style)
-        first = run.first.group_deviation
-        spread.plot(samples, [item.group_deviation / first for item in run.evaluations], **style)
+        evaluations = [item.iteration for item in run.evaluations]
+        correctness.plot(evaluations, [item.second or 0.0 for item in run.evaluations], **style)
+        ends = range(4, len(run.deviations) + 1)
+        smooth = [statistics.mean(run.deviations[end - 4 : end]) for end in ends]
+        spread.plot(ends, [value / smooth[0] for value in smooth], **style)
     correctness.set_ylabel("correct by the oracle")
     spread.set_ylabel("standard deviation of rewards, share of the first")
     for axes in (correctness, spread):
-        axes.set_xlabel("samples")
+        axes.set_xlabel("iterations")
         axes.grid(alpha=0.3)
     spread.legend(fontsize=7)
     figure.savefig(path, dpi=120)
@@ -110,7 +118,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--arms", nargs="+", help="only these; all if none are named")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--iterations", type=int, default=40)
+    parser.add_argument("--iterations", type=int, default=24)
     options = parser.parse_args()
     example = read_config("nano-nft")
     common = replace(
@@ -119,6 +127,9 @@ def main() -> None:
         max_sequence_length=1,  # nano's encoder gives zeros, as many as are asked for
         warm_start=None,
         iterations=options.iterations,
+        evaluate_every=EVALUATE_EVERY,
+        evaluation_size=8,
+        alarms=replace(example.alarms, stop=False),  # all go as far
     )
     runs: list[Run] = []
     for seed in options.seeds:

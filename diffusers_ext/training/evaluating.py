@@ -126,10 +126,13 @@ def nano_prompts_only(prompts: Sequence[str]) -> bool:
 
 
 def _features(studio: Studio, images: Tensor) -> Tensor | None:
-    """The mean of what the first judge's vision tower makes of each picture [B, width]; None of one elsewhere."""
-    backbone: Any = next((judge.model.backbone for judge in studio.judges if hasattr(judge.model, "backbone")), None)
-    if backbone is None:
-        return None
+    """Features of pictures [B, 3, H, W] by the first judge that is here; None if all are elsewhere."""
+    backbone = next((judge.model.backbone for judge in studio.judges if hasattr(judge.model, "backbone")), None)
+    return None if backbone is None else features_of(backbone, images)
+
+
+def features_of(backbone: Any, images: Tensor) -> Tensor:
+    """The mean of what a judge's vision tower makes of each picture [B, 3, H, W], float32 [B, width] on the CPU."""
     parts = []
     for part in images.split(64):
         seen = backbone.look(backbone.pixels_of(part.clamp(0, 1).to(backbone.model.device)))

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.headroom import COLUMNS, COUNT, Painter, apart, row
+from benchmarks.headroom import COLUMNS, COUNT, Apart, Painter, World, apart, row
 from diffusers_ext.nano.oracle import judge
 from diffusers_ext.nano.render import render
 from diffusers_ext.nano.scenes import grade, parse_prompt, sample_scene_for
@@ -29,9 +29,10 @@ def test_a_line_of_the_table_is_what_its_pictures_are():
     verdicts = [[wrong] * (COUNT - 1) + [right], [wrong] * COUNT, [right] * (COUNT - 1) + [crowded]]
     rewards = np.zeros((3, COUNT))
     rewards[0, 0], rewards[0, -1] = 2.0, 1.0
-    cells = [cell.strip() for cell in row("counting", verdicts, rewards, [np.nan, 0.1, 0.2]).strip("|").split("|")]
+    distances = [Apart(np.nan, np.nan, 0.3), Apart(0.1, 0.01, 0.6), Apart(0.2, 0.04, 0.0)]
+    cells = [cell.strip() for cell in row("counting", verdicts, rewards, distances).strip("|").split("|")]
     expected = (33 / 96, 32 / 96, 5 / 12, 2 / 3, 5 / 12, 1 / 3, 30 / 31, (2 + 2 * 31 + 3) / 96)
-    assert cells == ["counting", *(f"{value:.2f}" for value in expected), "0.150"]
+    assert cells == ["counting", *(f"{value:.2f}" for value in expected), "0.150", "0.025", "0.300"]
     assert len(COLUMNS) == len(cells)
 
 
@@ -41,9 +42,23 @@ def test_only_exact_pictures_are_told_apart():
     pictures.append(np.full((64, 64, 3), 255, dtype=np.uint8))
     images = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2) / 255
     verdicts = [judge(picture, PROMPT) for picture in pictures]
+    features = torch.tensor([[1.0, 0.0], [0.0, 2.0], [0.0, -1.0]])
     between = (images[0] - images[1]).square().mean().sqrt()
-    assert apart(images, verdicts) == pytest.approx(float(between), abs=1e-4)
-    assert np.isnan(apart(images[1:], verdicts[1:]))
+    found = apart(images, features, verdicts)
+    # The first two are at a right angle, the third is at one to the first and opposite to the second.
+    assert (found.pixels, found.features) == pytest.approx((float(between), 1.0), abs=1e-4)
+    assert found.of_all == pytest.approx((1 + 1 + 2) / 3)
+    single = apart(images[1:], features[1:], verdicts[1:])
+    assert np.isnan(single.pixels) and np.isnan(single.features) and single.of_all == pytest.approx(2.0)
+
+
+def test_the_world_paints_without_fault_and_not_the_same_twice():
+    for prompt in (PROMPT, "a photo of a red circle left of a blue star"):
+        pictures = World().paint(prompt)
+        assert pictures.shape == (COUNT, 3, 64, 64) and 0 <= pictures.min() and pictures.max() <= 1
+        shown = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+        assert all(judge(picture, prompt).grade.exact for picture in shown)
+        assert len({picture.tobytes() for picture in shown}) == COUNT
 
 
 @pytest.fixture(scope="module")
