@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options
-from .loading import on_terminal, quiet
+from .loading import quiet
 from .reporting import print_json
 
 
@@ -25,7 +25,7 @@ def train_reward(
 
     run = read_config(config, out=None if out is None else str(out), steps=steps)
 
-    folder = train_reward_model(run, progress=on_terminal() and not json)
+    folder = train_reward_model(run, progress=not json)
     if json:
         print_json({"out": str(folder), "steps": run.steps})
     else:

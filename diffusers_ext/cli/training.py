@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from . import options
-from .loading import on_terminal, quiet
+from .loading import quiet
 from .reporting import print_json
 
 
@@ -27,7 +27,7 @@ def train_lora(
     from ..training import train_lora as train
 
     run = read_config(config, out=None if out is None else str(out), iterations=iterations)
-    result = train(run, progress=on_terminal() and not json)
+    result = train(run, progress=not json)
     if json:
         told = {"out": str(result.out), "iterations": result.iterations, "finished": result.finished}
         print_json({**told, "reason": result.reason})

@@ -19,6 +19,7 @@ from ..data import Located
 from ..evaluation import lacking_first_frame
 from ..metrics import Metrics
 from ..precision import autocast
+from ..progress import counted
 from ..rewards.instructions import Instruction, get_instruction, load_instructions
 from ..states import claimed
 from .adapting import load_student_judge, open_weights, save_judge
@@ -91,21 +92,23 @@ def _train(
     main = accelerator.is_main_process
     metrics = Metrics(out, lambda entry: entry["step"] <= start, TrainingError) if main else None
     began = time.monotonic()
-    for step in _counted(range(start, config.steps), config.steps, progress and main):
-        _set_rate(optimizer, config, step)
-        loss, norm = _step(accelerator, wrapped, optimizer, judge, _drawn(items, config, step), known, config, step)
-        figures = {"loss": loss, "gradient_norm": norm, "learning_rate": optimizer.param_groups[0]["lr"]}
-        done = step + 1
-        if held and (done % config.validate_every == 0 or done == config.steps):
-            figures["validation_accuracy"] = _validate(accelerator, wrapped, judge, held, known, config)
-        if metrics is not None:
-            metrics.add({"step": done, "seconds": round(time.monotonic() - began, 3), **figures})
-        if done % config.save_every == 0 or done == config.steps:
-            state = state_of(accelerator, done, student, optimizer)
-            if main:
-                save_state(out, state, config)
-        if config.trackers:
-            accelerator.log(figures, step=done)
+    with counted("training", config.steps, start, progress and main) as advance:
+        for step in range(start, config.steps):
+            _set_rate(optimizer, config, step)
+            loss, norm = _step(accelerator, wrapped, optimizer, judge, _drawn(items, config, step), known, config, step)
+            figures = {"loss": loss, "gradient_norm": norm, "learning_rate": optimizer.param_groups[0]["lr"]}
+            done = step + 1
+            if held and (done % config.validate_every == 0 or done == config.steps):
+                figures["validation_accuracy"] = _validate(accelerator, wrapped, judge, held, known, config)
+            if metrics is not None:
+                metrics.add({"step": done, "seconds": round(time.monotonic() - began, 3), **figures})
+            if done % config.save_every == 0 or done == config.steps:
+                state = state_of(accelerator, done, student, optimizer)
+                if main:
+                    save_state(out, state, config)
+            if config.trackers:
+                accelerator.log(figures, step=done)
+            advance(f"loss {loss:+.3f}")
     accelerator.wait_for_everyone()
     if metrics is not None:
         if shards(accelerator) and state is not None:
@@ -253,14 +256,3 @@ def _without_dropout(student: Any) -> Iterator[None]:
     finally:
         for module in dropping:
             module.train()
-
-
-def _counted(steps: range, total: int, shown: bool) -> Iterator[int]:
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task("training", total=total, completed=steps.start)
-        for step in steps:
-            yield step
-            bar.advance(task)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from ..configuring import plain
+from ..progress import counted
 from ..states import claimed
 from .config import LoraTraining
 from .errors import JudgeGoneError, LoraTrainingError
@@ -101,7 +102,7 @@ def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[],
 
     reason: str | None = None
     iteration = saved = start
-    with _bar(config.iterations, start, progress and main) as advance:
+    with counted("training", config.iterations, start, progress and main) as advance:
         while True:
             try:
                 if iteration % config.evaluate_every == 0 or iteration == config.iterations:
@@ -124,7 +125,7 @@ def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[],
             if journal is not None:
                 journal.add_step(iteration - 1, {**figures, "seconds": round(seconds, 2)})
             studio.accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=iteration)
-            advance(figures)
+            advance(_told(figures))
             if iteration % config.save_every == 0:
                 save(iteration)
                 saved = iteration
@@ -190,19 +191,6 @@ def _stopping(cancel: Callable[[], bool] | None) -> Iterator[Callable[[], bool]]
                 signal.signal(number, handler)
 
 
-@contextmanager
-def _bar(total: int, start: int, shown: bool) -> Iterator[Callable[[dict[str, float]], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    figures_column = TextColumn("{task.fields[told]}")
-    with Progress(*columns, figures_column, console=Console(stderr=True), disable=not shown) as bar:
-        task = bar.add_task("training", total=total, completed=start, told="")
-
-        def advance(figures: dict[str, float]) -> None:
-            # A warm start has no reward.
-            told = [f"{name} {figures[name]:+.3f}" for name in ("reward", "loss") if name in figures]
-            bar.update(task, advance=1, told=" ".join(told))
-
-        yield advance
+def _told(figures: dict[str, float]) -> str:
+    """The figures that progress shows; a warm start has no reward."""
+    return " ".join(f"{name} {figures[name]:+.3f}" for name in ("reward", "loss") if name in figures)

@@ -55,7 +55,7 @@ def test_only_exact_pictures_are_told_apart():
 def test_the_world_paints_without_fault_and_not_the_same_twice():
     for prompt in (PROMPT, "a photo of a red circle left of a blue star"):
         pictures = World().paint(prompt)
-        assert pictures.shape == (COUNT, 3, 64, 64) and 0 <= pictures.min() and pictures.max() <= 1
+        assert pictures.shape == (COUNT, 3, 64, 64) and pictures.min() >= 0 and pictures.max() <= 1
         shown = (pictures * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
         assert all(judge(picture, prompt).grade.exact for picture in shown)
         assert len({picture.tobytes() for picture in shown}) == COUNT

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from diffusers_ext import progress
+from diffusers_ext.progress import counted
+
+
+def test_a_log_gets_the_first_the_last_and_one_a_minute(capsys, monkeypatch):
+    clock = iter(range(0, 10_000, 20))  # twenty seconds for each
+    monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
+    with counted("training", 10, 2, True) as advance:
+        for number in range(3, 11):
+            advance("" if number == 10 else f"loss {number}")
+    assert capsys.readouterr().err.splitlines() == [
+        "training: 3 of 10, 2 min to go, loss 3",  # seven are left, at twenty seconds
+        "training: 6 of 10, 1 min to go, loss 6",
+        "training: 9 of 10, 0 min to go, loss 9",
+        "training: 10 of 10, 0 min to go",
+    ]
+
+
+def test_nothing_is_said_where_nothing_is_to_be_shown(capsys):
+    with counted("training", 2, 0, False) as advance:
+        advance("loss 1")
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pseudo-terminals")
+def test_a_terminal_gets_a_bar():
+    import pty
+
+    ours, theirs = pty.openpty()
+    code = (
+        "from diffusers_ext.progress import counted\n"
+        "with counted('painting', 3, 1, True) as advance:\n    advance('loss 0.5')\n    advance('loss 0.25')"
+    )
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, env=environment)
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    plain = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", shown)
+    last = [line for line in re.split(r"[\r\n]+", plain) if "painting" in line][-1]
+    assert "3/3" in last and "loss 0.25" in last and "━" in last
