@@ -3,10 +3,10 @@
     python -m benchmarks.rl_judges runs/scaling --out runs/rl-judges           # the judges of benchmarks.reward_scaling
     python -m benchmarks.rl_judges runs/scaling --out runs/rl-judges --arms "reward-1m, generative" --seeds 0
 
-Every run is `rewarddance train-lora nano-nft` with another judge, from where one warm start ends, which no judge has a say
-in. Judges of a seed train the runs of that seed. Those of the scaling benchmark had few lessons; the shipped one had many,
-knows what its instruction means and can use a reference. A run that was stopped goes on, one that is done is not done
-again. The table goes to stdout and to `OUT/judges.md`, the plot to `OUT/judges.png`.
+Every run is `rewarddance train-lora nano-nft` with another judge, from where one warm start ends, which no judge has
+a say in. Judges of a seed train the runs of that seed. Those of the scaling benchmark had few lessons; the shipped one
+had many, knows what its instruction means and can use a reference. A run that was stopped goes on, one that is done is
+not done again. The table goes to stdout and to `OUT/judges.md`, the plot to `OUT/judges.png`.
 """
 
 from __future__ import annotations
@@ -94,25 +94,29 @@ def table(runs: Sequence[Run]) -> str:
 
 
 def plot(runs: Sequence[Run], path: Path) -> None:
-    """Correctness over iterations; and the spread of rewards within a prompt in every four, a share of the first."""
+    """Correct and exact pictures over iterations; and the spread of rewards within a prompt in every four, as a share
+    of the first; a line for a run.
+    """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 3.8), layout="constrained")
-    correctness, spread = figure.subplots(1, 2)
+    figure = Figure(figsize=(15, 3.8), layout="constrained")
+    correctness, exactness, spread = figure.subplots(1, 3)
     names = list(dict.fromkeys(run.algorithm for run in runs))
     for run in runs:
         number = names.index(run.algorithm)
         label = run.algorithm if run.seed == min(item.seed for item in runs) else None
-        style = {"color": colormaps["tab10"](number), "label": label, "linewidth": 1.2}
+        style = {"color": colormaps["tab20"](number), "label": label, "linewidth": 1.2}
         evaluations = [item.iteration for item in run.evaluations]
         correctness.plot(evaluations, [item.second or 0.0 for item in run.evaluations], **style)
+        exactness.plot(evaluations, [item.exact or 0.0 for item in run.evaluations], **style)
         ends = range(4, len(run.deviations) + 1)
         smooth = [statistics.mean(run.deviations[end - 4 : end]) for end in ends]
         spread.plot(ends, [value / smooth[0] for value in smooth], **style)
     correctness.set_ylabel("correct by the oracle")
+    exactness.set_ylabel("correct, and nothing else in the picture")
     spread.set_ylabel("standard deviation of rewards, share of the first")
-    for axes in (correctness, spread):
+    for axes in (correctness, exactness, spread):
         axes.set_xlabel("iterations")
         axes.grid(alpha=0.3)
     spread.legend(fontsize=7)
