@@ -26,6 +26,7 @@ class Alarms:
         gap: how much further the reward may have risen than the second judge, both in standard deviations of the
             base's pictures, once the second has fallen from its best.
         fall: how far the second judge must be below its best for that, in the same unit.
+        drift: how many times as far from the base a run may be as it was when its reward was as high already.
         patience: evaluations in a row with the same alarm before a run is stopped.
         stop: whether it is.
     """
@@ -34,6 +35,7 @@ class Alarms:
     spread: float = 0.25
     gap: float = 1.0
     fall: float = 0.1
+    drift: float = 3.0
     patience: int = 2
     stop: bool = True
 
@@ -120,6 +122,14 @@ def alarms_of(history: Sequence[Evaluation], limits: Alarms) -> dict[str, str]:
                 f"the reward is {distance:.1f} deviations ahead of the second judge, which has fallen from "
                 f"{best:.3f} to {last.second:.3f}"
             )
+    # Over-optimization spends distance and gains nothing (Gao et al. 2022, arXiv 2210.10760), whoever the judge is.
+    as_good = [item for item in history[:-1] if item.base_distance > 0 and item.reward >= last.reward]
+    nearest = min(as_good, key=lambda item: item.base_distance, default=None)
+    if nearest is not None and last.base_distance > limits.drift * nearest.base_distance:
+        found["drift"] = (
+            f"{last.base_distance / nearest.base_distance:.1f} times as far from the base as at iteration "
+            f"{nearest.iteration}, where the reward was as high"
+        )
     return found
 
 

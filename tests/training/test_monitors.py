@@ -57,6 +57,19 @@ def test_collapse_is_an_alarm():
     assert "spread" in monitors.alarms_of([BASE, replace(BASE, iteration=20, group_deviation=0.1)], LIMITS)
 
 
+def test_distance_that_gains_nothing_is_an_alarm():
+    # Rewards and distances of a run of nano-nft that fell apart: nothing is wrong until it has gone far for nothing.
+    seen = ((0.44, 0.034), (0.46, 0.042), (0.52, 0.049), (0.607, 0.061), (0.603, 0.08), (0.595, 0.117), (0.606, 0.219))
+    history = [BASE]
+    for reward, distance in seen:
+        assert "drift" not in monitors.alarms_of(history, LIMITS)
+        history.append(replace(BASE, iteration=10 * len(history), reward=reward, base_distance=distance))
+    assert monitors.alarms_of(history, LIMITS)["drift"].startswith("3.6 times as far from the base as at iteration 40")
+    # Who gains by it may go as far as it takes, and further for less than there was is still an alarm.
+    assert "drift" not in monitors.alarms_of([*history[:-1], replace(history[-1], reward=0.61)], LIMITS)
+    assert "drift" in monitors.alarms_of([*history[:-1], replace(history[-1], reward=0.45)], LIMITS)
+
+
 def test_an_alarm_must_last_before_a_run_is_stopped():
     alike, fine = replace(BASE, iteration=20, pixel_diversity=0.1), replace(BASE, iteration=30)
     assert monitors.lasting([BASE, alike], LIMITS) == {}
