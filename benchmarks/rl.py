@@ -41,6 +41,11 @@ class Run:
     deviations: tuple[float, ...]
 
     @property
+    def iterations(self) -> int:
+        """How many had been done when it was last looked at."""
+        return self.evaluations[-1].iteration if self.evaluations else 0
+
+    @property
     def first(self) -> Evaluation:
         return self.evaluations[0]
 
@@ -56,7 +61,7 @@ class Run:
 def train(name: str, config: LoraTraining) -> Run:
     """Train, or go on, or read what is there."""
     found = told(name, config)
-    if not found.evaluations or found.last.iteration < config.iterations:
+    if found.iterations < config.iterations:
         train_lora(config, progress=True)
         found = told(name, config)
     return found

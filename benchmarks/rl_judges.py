@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.reward_scaling import KINDS, SIZES, interval
-from benchmarks.rl import Run, machine, train
+from benchmarks.rl import Run, machine, told, train
 from diffusers_ext.nano import DEFAULT_PIPELINE
 from diffusers_ext.training import read_config, train_lora
 from diffusers_ext.training.config import LoraTraining
@@ -50,8 +50,8 @@ def arms_of(scaling: Path, seed: int) -> dict[str, JudgeConfig]:
     }
 
 
-def warmed(out: Path, example: LoraTraining) -> Path:
-    """The generator as the warm start leaves it."""
+def warm_up(out: Path, example: LoraTraining) -> None:
+    """Make `out/generator`, which is the nano one as the warm start leaves it, unless it is there."""
     made = out / "generator"
     if not (made / "model_index.json").exists():
         from diffusers import StableDiffusion3Pipeline
@@ -66,7 +66,6 @@ def warmed(out: Path, example: LoraTraining) -> Path:
         pipeline.fuse_lora(components=["transformer"])
         pipeline.unload_lora_weights()
         pipeline.save_pretrained(made)
-    return made
 
 
 def table(runs: Sequence[Run]) -> str:
@@ -134,7 +133,7 @@ def main() -> None:
     example = read_config("nano-nft")
     common = replace(
         example,
-        pipeline=str(warmed(options.out, example)),
+        pipeline=str(options.out / "generator"),
         max_sequence_length=1,  # nano's encoder gives zeros, as many as are asked for
         warm_start=None,
         iterations=options.iterations,
@@ -147,7 +146,10 @@ def main() -> None:
         for name, judge in arms_of(options.scaling, seed).items():
             if options.arms is None or name in options.arms:
                 folder = options.out / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
-                runs.append(train(name, replace(common, out=str(folder), judges=(judge,), seed=seed)))
+                config = replace(common, out=str(folder), judges=(judge,), seed=seed)
+                if told(name, config).iterations < config.iterations:
+                    warm_up(options.out, example)
+                runs.append(train(name, config))
     text = f"{machine()}\n\n{table(runs)}"
     (options.out / "judges.md").write_text(text + "\n", encoding="utf-8")
     plot(runs, options.out / "judges.png")
