@@ -12,6 +12,7 @@ not done again. The table goes to stdout and to `OUT/judges.md`, the plot to `OU
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 from collections.abc import Sequence
 from dataclasses import replace
@@ -99,7 +100,7 @@ def plot(runs: Sequence[Run], path: Path) -> None:
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(15, 3.8), layout="constrained")
+    figure = Figure(figsize=(15, 3.6), layout="constrained")
     correctness, exactness, spread = figure.subplots(1, 3)
     names = list(dict.fromkeys(run.algorithm for run in runs))
     for run in runs:
@@ -114,11 +115,11 @@ def plot(runs: Sequence[Run], path: Path) -> None:
         spread.plot(ends, [value / smooth[0] for value in smooth], **style)
     correctness.set_ylabel("correct by the oracle")
     exactness.set_ylabel("correct, and nothing else in the picture")
-    spread.set_ylabel("standard deviation of rewards, share of the first")
+    spread.set_ylabel("spread of rewards, share of the first")
     for axes in (correctness, exactness, spread):
         axes.set_xlabel("iterations")
         axes.grid(alpha=0.3)
-    spread.legend(fontsize=7)
+    figure.legend(*spread.get_legend_handles_labels(), loc="outside right center", fontsize=8)
     figure.savefig(path, dpi=120)
 
 
@@ -145,7 +146,7 @@ def main() -> None:
     for seed in options.seeds:
         for name, judge in arms_of(options.scaling, seed).items():
             if options.arms is None or name in options.arms:
-                folder = options.out / f"{name.replace(', ', '-').replace(' ', '_')}-{seed}"
+                folder = options.out / f"{re.sub('[^a-z0-9]+', '-', name)}-{seed}"
                 config = replace(common, out=str(folder), judges=(judge,), seed=seed)
                 if told(name, config).iterations < config.iterations:
                     warm_up(options.out, example)
