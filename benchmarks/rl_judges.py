@@ -131,6 +131,11 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=24)
     options = parser.parse_args()
+    there = {seed: arms_of(options.scaling, seed) for seed in options.seeds}
+    named = options.arms or list(dict.fromkeys(name for arms in there.values() for name in arms))
+    if unknown := [name for name in named if not any(name in arms for arms in there.values())]:
+        known = ", ".join(f"'{name}'" for arms in there.values() for name in arms)
+        parser.error(f"--arms: there is no '{unknown[0]}' in {options.scaling}, only {known}")
     example = read_config("nano-nft")
     common = replace(
         example,
@@ -143,9 +148,9 @@ def main() -> None:
         alarms=replace(example.alarms, stop=False),  # all go as far
     )
     runs: list[Run] = []
-    for seed in options.seeds:
-        for name, judge in arms_of(options.scaling, seed).items():
-            if options.arms is None or name in options.arms:
+    for seed, arms in there.items():
+        for name, judge in arms.items():
+            if name in named:
                 folder = options.out / f"{re.sub('[^a-z0-9]+', '-', name)}-{seed}"
                 config = replace(common, out=str(folder), judges=(judge,), seed=seed)
                 if told(name, config).iterations < config.iterations:
