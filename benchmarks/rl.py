@@ -69,7 +69,7 @@ def train(name: str, config: LoraTraining) -> Run:
 
 def told(name: str, config: LoraTraining) -> Run:
     """What a run's file tells so far."""
-    entries = list(read_entries(Path(config.out) / "metrics.jsonl"))
+    entries = read_entries(Path(config.out) / "metrics.jsonl")
     evaluations = (Evaluation(**entry["evaluation"]) for entry in entries if "evaluation" in entry)
     deviations = (float(entry["group_deviation"]) for entry in entries if "group_deviation" in entry)
     return Run(name, config.seed, tuple(evaluations), tuple(deviations))
