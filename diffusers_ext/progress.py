@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, Protocol, SupportsFloat
 
 EVERY: Final = 60.0
 """Seconds between two lines."""
 
-Advance = Callable[[str], None]
-"""Says that one more is done, and what there is to tell of it, e.g. ``loss +0.12``; nothing is fine."""
+
+class Advance(Protocol):
+    def __call__(self, **figures: SupportsFloat) -> None:
+        """Say that one more is done, and what there is to tell of it, if anything.
+
+        Figures are read only when they are shown: to read one is to wait for the device that computes it.
+        """
 
 
 @contextmanager
@@ -33,8 +38,12 @@ def counted(title: str, total: int, start: int, shown: bool) -> Iterator[Advance
         yield _lines(title, total, start)
 
 
-def _silence(told: str) -> None:
+def _silence(**figures: SupportsFloat) -> None:
     pass
+
+
+def _told(figures: dict[str, SupportsFloat]) -> str:
+    return " ".join(f"{name} {float(value):.4g}" for name, value in figures.items())
 
 
 @contextmanager
@@ -45,14 +54,14 @@ def _bar(title: str, total: int, start: int) -> Iterator[Advance]:
     columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[told]}"), console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total, completed=start, told="")
-        yield lambda told: bar.update(task, advance=1, told=told)
+        yield lambda **figures: bar.update(task, advance=1, told=_told(figures))
 
 
 def _lines(title: str, total: int, start: int) -> Advance:
-    """The first, the last, and one for every minute between them: ``training: 12 of 90, 26 min to go, loss +0.12``."""
+    """The first, the last, and one for every minute between them: ``training: 12 of 90, 26 min to go, loss 0.12``."""
     done, begun, said = start, time.monotonic(), float("-inf")
 
-    def advance(told: str) -> None:
+    def advance(**figures: SupportsFloat) -> None:
         nonlocal done, said
         done += 1
         now = time.monotonic()
@@ -60,7 +69,7 @@ def _lines(title: str, total: int, start: int) -> Advance:
             return
         said = now
         left = (now - begun) / (done - start) * (total - done)
-        parts = (f"{title}: {done} of {total}", f"{left / 60:.0f} min to go", told)
+        parts = (f"{title}: {done} of {total}", f"{left / 60:.0f} min to go", _told(figures))
         print(", ".join(part for part in parts if part), file=sys.stderr, flush=True)
 
     return advance

@@ -16,18 +16,18 @@ def test_a_log_gets_the_first_the_last_and_one_a_minute(capsys, monkeypatch):
     monkeypatch.setattr(progress.time, "monotonic", lambda: float(next(clock)))
     with counted("training", 10, 2, True) as advance:
         for number in range(3, 11):
-            advance("" if number == 10 else f"loss {number}")
+            advance(**({} if number == 10 else {"loss": number / 4}))
     assert capsys.readouterr().err.splitlines() == [
-        "training: 3 of 10, 2 min to go, loss 3",  # seven are left, at twenty seconds
-        "training: 6 of 10, 1 min to go, loss 6",
-        "training: 9 of 10, 0 min to go, loss 9",
+        "training: 3 of 10, 2 min to go, loss 0.75",  # seven are left, at twenty seconds
+        "training: 6 of 10, 1 min to go, loss 1.5",
+        "training: 9 of 10, 0 min to go, loss 2.25",
         "training: 10 of 10, 0 min to go",
     ]
 
 
 def test_nothing_is_said_where_nothing_is_to_be_shown(capsys):
     with counted("training", 2, 0, False) as advance:
-        advance("loss 1")
+        advance(loss=1)
     assert capsys.readouterr() == ("", "")
 
 
@@ -38,7 +38,7 @@ def test_a_terminal_gets_a_bar():
     ours, theirs = pty.openpty()
     code = (
         "from diffusers_ext.progress import counted\n"
-        "with counted('painting', 3, 1, True) as advance:\n    advance('loss 0.5')\n    advance('loss 0.25')"
+        "with counted('painting', 3, 1, True) as advance:\n    advance(loss=0.5)\n    advance(loss=0.25)"
     )
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
     subprocess.run([sys.executable, "-c", code], stderr=theirs, check=True, env=environment)
@@ -48,3 +48,19 @@ def test_a_terminal_gets_a_bar():
     plain = re.sub(r"\x1b\[[^a-zA-Z]*[a-zA-Z]", "", shown)
     last = [line for line in re.split(r"[\r\n]+", plain) if "painting" in line][-1]
     assert "3/3" in last and "loss 0.25" in last and "━" in last
+
+
+def test_figures_are_read_only_when_they_are_shown(capsys):
+    class Awaited:
+        read = 0
+
+        def __float__(self) -> float:
+            self.read += 1
+            return 0.12344
+
+    figure = Awaited()
+    with counted("training", 3, 0, True) as advance:
+        for _ in range(3):
+            advance(loss=figure)
+    assert figure.read == 2  # the first and the last
+    assert capsys.readouterr().err.splitlines()[-1] == "training: 3 of 3, 0 min to go, loss 0.1234"

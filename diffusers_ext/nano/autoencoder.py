@@ -11,9 +11,10 @@ from diffusers import AutoencoderTiny
 from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
 from torch.nn import functional as F
 
+from ..progress import counted
 from .render import CLEAN, render, sample_degradation
 from .scenes import sample_scene
-from .training import Schedule, mixed_precision, progress
+from .training import Schedule, mixed_precision
 
 SCALING_FACTOR, SHIFT_FACTOR = 1.5305, 0.0609
 """SD3's latent normalisation. Training pulls every latent channel to the mean and deviation they undo."""
@@ -92,23 +93,24 @@ def train_autoencoder(out: Path, recipe: AutoencoderRecipe = AutoencoderRecipe()
     model = build_autoencoder().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = Schedule(recipe.steps, warmup=100)
-    for step in progress(range(recipe.steps), "autoencoder"):
-        schedule.apply(optimizer, step)
-        images = pictures(rng, recipe.batch_size, recipe.degraded).to(memory_format=torch.channels_last)
-        with mixed_precision():
-            latents = model.encoder(images).float()
-            noisy = latents + recipe.latent_noise / SCALING_FACTOR * torch.randn_like(latents)
-            decoded = model.decoder(noisy).float()
-        mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
-        pull = (mean - SHIFT_FACTOR).square().mean() + (deviation - 1 / SCALING_FACTOR).square().mean()
-        loss = F.l1_loss(decoded, images) + 2 * F.mse_loss(decoded, images) + 0.05 * pull
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        progress.log(step, loss=loss.item(), pull=pull.item(), psnr=_psnr(decoded, images))
-        if step % 250 == 249 or step == recipe.steps - 1:
-            model.save_pretrained(out)
+    with counted("autoencoder", recipe.steps, 0, True) as advance:
+        for step in range(recipe.steps):
+            schedule.apply(optimizer, step)
+            images = pictures(rng, recipe.batch_size, recipe.degraded).to(memory_format=torch.channels_last)
+            with mixed_precision():
+                latents = model.encoder(images).float()
+                noisy = latents + recipe.latent_noise / SCALING_FACTOR * torch.randn_like(latents)
+                decoded = model.decoder(noisy).float()
+            mean, deviation = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+            pull = (mean - SHIFT_FACTOR).square().mean() + (deviation - 1 / SCALING_FACTOR).square().mean()
+            loss = F.l1_loss(decoded, images) + 2 * F.mse_loss(decoded, images) + 0.05 * pull
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            advance(loss=loss.detach(), pull=pull.detach(), psnr=_psnr(decoded, images))
+            if step % 250 == 249 or step == recipe.steps - 1:
+                model.save_pretrained(out)
     return model
 
 

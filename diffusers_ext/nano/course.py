@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from ..progress import counted
 from ..states import read_state
-from .training import Schedule, mixed_precision, progress, save_state
+from .training import Schedule, mixed_precision, save_state
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def train(
         learner: what learns.
         lessons: what it learns from.
         out: an existing folder.
-        title: for the progress bar.
+        title: what progress is shown of.
         starts: steps at which something new begins to be learned, so that the learning rate warms up again.
     """
     device = torch.device(course.device)
@@ -129,20 +130,21 @@ def train(
     schedule = Schedule(course.steps, course.warmup, course.decay, starts=starts, minutes=course.minutes)
     steps = range(start, course.steps)
     begun = time.monotonic()
-    for step, lesson in zip(progress(steps, title), prepared(lessons, steps, course.workers), strict=True):
-        passed = (time.monotonic() - begun) / 60
-        schedule.apply(optimizer, step, passed)
-        with mixed_precision(device):
-            cost, figures = learner(on_device(lesson, device))
-        optimizer.zero_grad()
-        cost.backward()
-        norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
-        optimizer.step()
-        progress.log(step, loss=cost.detach(), **figures, grad=norm)
-        over = course.minutes is not None and passed >= course.minutes
-        if (step + 1) % course.save_every == 0 or step + 1 == course.steps or over:
-            learner.save(out)
-            parts = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
-            save_state(out / "training.pt", {**parts, "step": step + 1, "recipe": asdict(course)})
-        if over:
-            return
+    with counted(title, course.steps, start, True) as advance:
+        for step, lesson in zip(steps, prepared(lessons, steps, course.workers), strict=True):
+            passed = (time.monotonic() - begun) / 60
+            schedule.apply(optimizer, step, passed)
+            with mixed_precision(device):
+                cost, figures = learner(on_device(lesson, device))
+            optimizer.zero_grad()
+            cost.backward()
+            norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
+            optimizer.step()
+            advance(loss=cost.detach(), **figures, grad=norm)
+            over = course.minutes is not None and passed >= course.minutes
+            if (step + 1) % course.save_every == 0 or step + 1 == course.steps or over:
+                learner.save(out)
+                parts = {"learner": learner.state_dict(), "optimizer": optimizer.state_dict()}
+                save_state(out / "training.pt", {**parts, "step": step + 1, "recipe": asdict(course)})
+            if over:
+                return

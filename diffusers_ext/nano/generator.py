@@ -11,7 +11,7 @@ import copy
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -29,13 +29,14 @@ from transformers import (
     T5Tokenizer,
 )
 
+from ..progress import counted
 from ..states import read_state
 from .autoencoder import SCALING_FACTOR, SHIFT_FACTOR
 from .captions import slip
 from .render import render
 from .scenes import PROMPT_KINDS, PromptKind, all_prompts, place_in_cells, sample_prompt, sample_scene_for
 from .text import teach_words
-from .training import Schedule, mixed_precision, progress, save_state
+from .training import Schedule, mixed_precision, save_state
 
 PROMPT_LENGTH: Final = 14
 FLOW_SHIFT: Final = 3.0
@@ -271,9 +272,10 @@ def train_generator(
     average = copy.deepcopy(model)
     learned = model.transformer.parameters()
     optimizer = torch.optim.AdamW(learned, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+    kept: dict[str, Any] = {"model": model, "average": average, "optimizer": optimizer}
     state = read_state(out / "training.pt")
     if state is not None:
-        for part, name in ((model, "model"), (average, "average"), (optimizer, "optimizer")):
+        for name, part in kept.items():
             part.load_state_dict(state[name])
     start = state["step"] if state is not None else 0
     torch.manual_seed(recipe.seed + start)  # a run that goes on must not meet the same noise again
@@ -282,31 +284,36 @@ def train_generator(
     empty = tokenize(pipeline.tokenizer, [""])
     schedule = Schedule(recipe.steps, warmup=300, decay=recipe.decay)
     pictures.draw(rng, recipe.first_pictures)
-    for step in progress(range(start, recipe.steps), "generator"):
-        schedule.apply(optimizer, step)
-        pictures.draw(rng, recipe.new_pictures)
-        with_empty = step % recipe.empty_tokens_every == 0
-        latents, tokens = pictures.sample(rng, recipe.batch_size // 8 if with_empty else recipe.batch_size)
-        dropped = torch.from_numpy(rng.random(len(tokens)) < recipe.prompt_dropout)
-        tokens = torch.where(dropped[:, None], empty, tokens)
-        sigma, noise = sample_sigmas(rng, len(latents)), torch.randn_like(latents)
-        at = sigma[:, None, None, None]
-        # With so few tokens, attention in plain matrix products has the faster backward pass.
-        with mixed_precision(), sdpa_kernel(SDPBackend.MATH):
-            velocity = model((1 - at) * latents + at * noise, sigma, tokens, EMPTY_TOKENS if with_empty else 1)
-        loss = F.mse_loss(velocity.float(), noise - latents)
-        optimizer.zero_grad()
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(model.transformer.parameters(), 1.0)
-        optimizer.step()
-        _follow(average, model, min(recipe.ema, (1 + step) / (10 + step)))
-        progress.log(step, loss=loss.item(), grad=norm.item())
-        if step % 500 == 499 or step == recipe.steps - 1:
-            _adopt(pipeline, average)
-            pipeline.save_pretrained(out)
-            _adopt(pipeline, model)
-            saved = {"model": model.state_dict(), "average": average.state_dict(), "optimizer": optimizer.state_dict()}
-            save_state(out / "training.pt", {**saved, "step": step + 1, "recipe": asdict(recipe)})
+    with counted("generator", recipe.steps, start, True) as advance:
+        for step in range(start, recipe.steps):
+            schedule.apply(optimizer, step)
+            pictures.draw(rng, recipe.new_pictures)
+            with_empty = step % recipe.empty_tokens_every == 0
+            latents, tokens = pictures.sample(rng, recipe.batch_size // 8 if with_empty else recipe.batch_size)
+            dropped = torch.from_numpy(rng.random(len(tokens)) < recipe.prompt_dropout)
+            tokens = torch.where(dropped[:, None], empty, tokens)
+            sigma, noise = sample_sigmas(rng, len(latents)), torch.randn_like(latents)
+            at = sigma[:, None, None, None]
+            # With so few tokens, attention in plain matrix products has the faster backward pass.
+            with mixed_precision(), sdpa_kernel(SDPBackend.MATH):
+                velocity = model((1 - at) * latents + at * noise, sigma, tokens, EMPTY_TOKENS if with_empty else 1)
+            loss = F.mse_loss(velocity.float(), noise - latents)
+            optimizer.zero_grad()
+            loss.backward()
+            norm = torch.nn.utils.clip_grad_norm_(model.transformer.parameters(), 1.0)
+            optimizer.step()
+            _follow(average, model, min(recipe.ema, (1 + step) / (10 + step)))
+            advance(loss=loss.detach(), grad=norm)
+            if step % 500 == 499 or step == recipe.steps - 1:
+                _adopt(pipeline, average)
+                pipeline.save_pretrained(out)
+                _adopt(pipeline, model)
+                saved = {
+                    "model": model.state_dict(),
+                    "average": average.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                }
+                save_state(out / "training.pt", {**saved, "step": step + 1, "recipe": asdict(recipe)})
     _adopt(pipeline, average)
     return pipeline
 

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..progress import counted
 from .scenes import COLOURS, RELATIONS, SHAPES, PromptSpec, sample_prompt
-from .training import Schedule, progress
+from .training import Schedule
 
 _SHAPES: Final = (None, *SHAPES)
 _COLOURS: Final = (None, *COLOURS)
@@ -65,18 +66,19 @@ def teach_words(
     optimizer = torch.optim.AdamW([*parameters, *heads.parameters()], lr=learning_rate, weight_decay=0.01)
     schedule = Schedule(steps, warmup=50)
     share = 0.0
-    for step in progress(range(steps), "words"):
-        schedule.apply(optimizer, step)
-        specs = [sample_prompt(rng) for _ in range(batch_size)]
-        truth = torch.tensor([slots(spec) for spec in specs])
-        read = [head(part) for head, part in zip(heads, encode([spec.text for spec in specs]), strict=True)]
-        guesses = [logits for part in read for logits in part.split(SLOTS, 1)]
-        answers = [*truth.unbind(1), *truth.unbind(1)]
-        loss = torch.stack([F.cross_entropy(g, a) for g, a in zip(guesses, answers, strict=True)]).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        right = torch.stack([g.argmax(1) == a for g, a in zip(guesses, answers, strict=True)])
-        share = right.float().mean().item()
-        progress.log(step, loss=loss.item(), right=share)
+    with counted("words", steps, 0, True) as advance:
+        for step in range(steps):
+            schedule.apply(optimizer, step)
+            specs = [sample_prompt(rng) for _ in range(batch_size)]
+            truth = torch.tensor([slots(spec) for spec in specs])
+            read = [head(part) for head, part in zip(heads, encode([spec.text for spec in specs]), strict=True)]
+            guesses = [logits for part in read for logits in part.split(SLOTS, 1)]
+            answers = [*truth.unbind(1), *truth.unbind(1)]
+            loss = torch.stack([F.cross_entropy(g, a) for g, a in zip(guesses, answers, strict=True)]).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            right = torch.stack([g.argmax(1) == a for g, a in zip(guesses, answers, strict=True)])
+            share = right.float().mean().item()
+            advance(loss=loss.detach(), right=share)
     return share

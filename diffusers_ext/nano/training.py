@@ -1,18 +1,12 @@
-"""What the nano training scripts share: a learning-rate schedule, a progress bar, and a crash-safe checkpoint."""
+"""What the nano training scripts share: a learning-rate schedule, mixed precision, and a crash-safe checkpoint."""
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
 
 from ..precision import autocast
 from ..rewards.errors import RewardDanceError
@@ -46,40 +40,6 @@ class Schedule:
         """Set every group's learning rate; a group's peak is what its `lr` was when first seen."""
         for group in optimizer.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * self.factor(step, minutes)
-
-
-class _Reporter:
-    """Progress on stderr: a live bar on a terminal, one line every 50 steps otherwise."""
-
-    def __init__(self) -> None:
-        self._bar: Progress | None = None
-        self._started = 0.0
-
-    def __call__(self, steps: range, title: str) -> Iterator[int]:
-        console = Console(file=sys.stderr)
-        self._started = time.monotonic()
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(
-            *columns, TextColumn("{task.fields[figures]}"), console=console, disable=not console.is_terminal
-        ) as bar:
-            self._bar = bar
-            task = bar.add_task(title, total=len(steps), figures="")
-            for step in steps:
-                yield step
-                bar.advance(task)
-
-    def log(self, step: int, **figures: float | Tensor) -> None:
-        live = self._bar is not None and not self._bar.disable
-        if not live and step % 50 != 0:
-            return  # to read a figure is to wait for the device that computes it
-        text = " ".join(f"{name}={float(value):.4g}" for name, value in figures.items())
-        if self._bar is not None and live:
-            self._bar.update(self._bar.task_ids[0], figures=text)
-        else:
-            print(f"step {step} {time.monotonic() - self._started:.0f}s {text}", file=sys.stderr, flush=True)
-
-
-progress = _Reporter()
 
 
 def mixed_precision(device: torch.device = torch.device("cpu")) -> torch.autocast:

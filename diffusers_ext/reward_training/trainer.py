@@ -108,7 +108,7 @@ def _train(
                     save_state(out, state, config)
             if config.trackers:
                 accelerator.log(figures, step=done)
-            advance(f"loss {loss:+.3f}")
+            advance(loss=loss)
     accelerator.wait_for_everyone()
     if metrics is not None:
         if shards(accelerator) and state is not None:

@@ -125,7 +125,8 @@ def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[],
             if journal is not None:
                 journal.add_step(iteration - 1, {**figures, "seconds": round(seconds, 2)})
             studio.accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=iteration)
-            advance(_told(figures))
+            # A warm start has no reward.
+            advance(**{name: figures[name] for name in ("reward", "loss") if name in figures})
             if iteration % config.save_every == 0:
                 save(iteration)
                 saved = iteration
@@ -189,8 +190,3 @@ def _stopping(cancel: Callable[[], bool] | None) -> Iterator[Callable[[], bool]]
         for number, handler in before.items():
             with contextlib.suppress(TypeError, ValueError):
                 signal.signal(number, handler)
-
-
-def _told(figures: dict[str, float]) -> str:
-    """The figures that progress shows; a warm start has no reward."""
-    return " ".join(f"{name} {figures[name]:+.3f}" for name in ("reward", "loss") if name in figures)

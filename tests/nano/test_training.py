@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -150,18 +151,23 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
 def test_a_run_that_was_killed_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
     """The folder is copied at step 102, as a kill there would leave it: the state in it is that after step 99."""
     recipe = replace(RECIPE, steps=104, vision_steps=96, caption_steps=3, asking_steps=2, groups=1, seed=0)
-    plain = course.progress
+    plain = course.counted
 
-    class Watching:
-        log = staticmethod(plain.log)
+    @contextmanager
+    def counted(title, total, start, shown):
+        done = start
+        with plain(title, total, start, shown) as advance:
 
-        def __call__(self, steps, title):
-            for step in plain(steps, title):
-                if step == 102 and not (tmp_path / "killed").exists():
+            def watching(**figures):
+                nonlocal done
+                done += 1
+                if done == 102 and not (tmp_path / "killed").exists():
                     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-                yield step
+                advance(**figures)
 
-    monkeypatch.setattr(course, "progress", Watching())
+            yield watching
+
+    monkeypatch.setattr(course, "counted", counted)
     whole = train_reward(tmp_path / "whole", recipe).state_dict()
     assert read_state(tmp_path / "killed" / "training.pt")["step"] == 100
     (tmp_path / "killed" / "training.partial").write_bytes(b"half a file")
