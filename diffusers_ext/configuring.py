@@ -6,6 +6,7 @@ Every key is checked, and one that is not known is answered with the nearest nam
 from __future__ import annotations
 
 import difflib
+import os
 import types
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
@@ -66,6 +67,20 @@ def read(kind: type[Any], content: Any, where: str, wrong: Wrong) -> Any:
         raise wrong(f"{where}: a key is missing; it takes {', '.join(wanted)} ({error})") from error
 
 
+def settle(record: Any, wrong: Wrong) -> None:
+    """Make the fields of a frozen record what their annotations say, also where it was not read from a file.
+
+    To be called first by the record's `__post_init__`; what YAML may say, Python may then say too: names and mappings
+    for other records, one value for a tuple of one, paths for text.
+
+    Raises:
+        RewardDanceError: (as `wrong`) a value of another kind.
+    """
+    hints = get_type_hints(type(record))
+    for item in fields(record):
+        object.__setattr__(record, item.name, _value(hints[item.name], getattr(record, item.name), item.name, wrong))
+
+
 def plain(record: Any) -> Any:
     """A record as :func:`read` takes it: mappings, lists and single values."""
     if is_dataclass(record) and not isinstance(record, type):
@@ -73,6 +88,16 @@ def plain(record: Any) -> Any:
         named = {"name": own} if isinstance(own, str) else {}
         return named | {item.name: plain(getattr(record, item.name)) for item in fields(record)}
     return [plain(item) for item in record] if isinstance(record, tuple) else record
+
+
+def differences(old: Any, new: Any, where: str = "") -> list[str]:
+    """What two plain values differ in, e.g. ``judges[0].weight: 0.7 -> 0.5``; lists of unequal length as a whole."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() == new.keys():
+        return [line for key in new for line in differences(old[key], new[key], f"{where}.{key}" if where else key)]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        pairs = enumerate(zip(old, new, strict=True))
+        return [line for place, (was, now) in pairs for line in differences(was, now, f"{where}[{place}]")]
+    return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
 
 
 def _value(hint: Any, value: Any, where: str, wrong: Wrong) -> Any:
@@ -93,12 +118,16 @@ def _value(hint: Any, value: Any, where: str, wrong: Wrong) -> Any:
         items = value if isinstance(value, (list, tuple)) else [value]
         return tuple(_value(choices[0], item, f"{where}[{number}]", wrong) for number, item in enumerate(items))
     if is_dataclass(hint):
+        if isinstance(value, cast(Any, hint)):
+            return value
         return read(cast(Any, hint), value, where, wrong)
     return _single(hint, value, where, wrong)
 
 
 def _one_of(records: list[Any], value: Any, where: str, wrong: Wrong) -> Any:
     by_name = {item.name: item for item in records}
+    if isinstance(value, tuple(records)):
+        return value
     if isinstance(value, str):
         value = {"name": value}
     if not isinstance(value, Mapping) or "name" not in value:
@@ -114,6 +143,8 @@ def _single(kind: Any, value: Any, where: str, wrong: Wrong) -> Any:
             return float(value)
         except ValueError:
             pass
+    if kind is str and isinstance(value, os.PathLike):
+        return os.fspath(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise wrong(f"{where}: expected {kind.__name__}, not {value!r}")
     return value

@@ -93,7 +93,7 @@ def train_autoencoder(out: Path, recipe: AutoencoderRecipe = AutoencoderRecipe()
     model = build_autoencoder().to(memory_format=torch.channels_last)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     schedule = Schedule(recipe.steps, warmup=100)
-    with counted("autoencoder", recipe.steps, 0, True) as advance:
+    with counted("autoencoder", recipe.steps, 0, True) as progress:
         for step in range(recipe.steps):
             schedule.apply(optimizer, step)
             images = pictures(rng, recipe.batch_size, recipe.degraded).to(memory_format=torch.channels_last)
@@ -108,7 +108,7 @@ def train_autoencoder(out: Path, recipe: AutoencoderRecipe = AutoencoderRecipe()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
-            advance(loss=loss.detach(), pull=pull.detach(), psnr=_psnr(decoded, images))
+            progress.advance(loss=loss.detach(), pull=pull.detach(), psnr=_psnr(decoded, images))
             if step % 250 == 249 or step == recipe.steps - 1:
                 model.save_pretrained(out)
     return model

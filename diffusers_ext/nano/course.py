@@ -130,7 +130,7 @@ def train(
     schedule = Schedule(course.steps, course.warmup, course.decay, starts=starts, minutes=course.minutes)
     steps = range(start, course.steps)
     begun = time.monotonic()
-    with counted(title, course.steps, start, True) as advance:
+    with counted(title, course.steps, start, True) as progress:
         for step, lesson in zip(steps, prepared(lessons, steps, course.workers), strict=True):
             passed = (time.monotonic() - begun) / 60
             schedule.apply(optimizer, step, passed)
@@ -140,7 +140,7 @@ def train(
             cost.backward()
             norm = torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
             optimizer.step()
-            advance(loss=cost.detach(), **figures, grad=norm)
+            progress.advance(loss=cost.detach(), **figures, grad=norm)
             over = course.minutes is not None and passed >= course.minutes
             if (step + 1) % course.save_every == 0 or step + 1 == course.steps or over:
                 learner.save(out)

@@ -284,7 +284,7 @@ def train_generator(
     empty = tokenize(pipeline.tokenizer, [""])
     schedule = Schedule(recipe.steps, warmup=300, decay=recipe.decay)
     pictures.draw(rng, recipe.first_pictures)
-    with counted("generator", recipe.steps, start, True) as advance:
+    with counted("generator", recipe.steps, start, True) as progress:
         for step in range(start, recipe.steps):
             schedule.apply(optimizer, step)
             pictures.draw(rng, recipe.new_pictures)
@@ -303,7 +303,7 @@ def train_generator(
             norm = torch.nn.utils.clip_grad_norm_(model.transformer.parameters(), 1.0)
             optimizer.step()
             _follow(average, model, min(recipe.ema, (1 + step) / (10 + step)))
-            advance(loss=loss.detach(), grad=norm)
+            progress.advance(loss=loss.detach(), grad=norm)
             if step % 500 == 499 or step == recipe.steps - 1:
                 _adopt(pipeline, average)
                 pipeline.save_pretrained(out)

@@ -66,7 +66,7 @@ def teach_words(
     optimizer = torch.optim.AdamW([*parameters, *heads.parameters()], lr=learning_rate, weight_decay=0.01)
     schedule = Schedule(steps, warmup=50)
     share = 0.0
-    with counted("words", steps, 0, True) as advance:
+    with counted("words", steps, 0, True) as progress:
         for step in range(steps):
             schedule.apply(optimizer, step)
             specs = [sample_prompt(rng) for _ in range(batch_size)]
@@ -80,5 +80,5 @@ def teach_words(
             optimizer.step()
             right = torch.stack([g.argmax(1) == a for g, a in zip(guesses, answers, strict=True)])
             share = right.float().mean().item()
-            advance(loss=loss.detach(), right=share)
+            progress.advance(loss=loss.detach(), right=share)
     return share

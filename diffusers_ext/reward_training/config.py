@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ..configuring import plain, read, read_yaml
+from ..configuring import differences as plain_differences
+from ..configuring import plain, read, read_yaml, settle
 from ..precision import Precision
 from ..rewards.errors import RewardDanceError
 
@@ -90,6 +91,7 @@ class RewardTraining:
     trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        settle(self, TrainingError)
         if not self.data:
             raise TrainingError("data: names no file of preferences to learn from")
         for name in ("rank", "alpha", "steps", "batch_size", "micro_batch_size", "save_every", "validate_every"):
@@ -126,8 +128,5 @@ def read_config(path: str | Path, **changes: Any) -> RewardTraining:
 
 def differences(old: dict[str, Any], new: RewardTraining) -> list[str]:
     """What a resumed run must not change and has changed, e.g. ``seed: 0 -> 1``."""
-    return [
-        f"{name}: {old.get(name)!r} -> {value!r}"
-        for name, value in plain(new).items()
-        if name not in UNBOUND and old.get(name) != value
-    ]
+    kept = {name: value for name, value in old.items() if name not in UNBOUND}
+    return plain_differences(kept, {name: value for name, value in plain(new).items() if name not in UNBOUND})

@@ -92,7 +92,7 @@ def _train(
     main = accelerator.is_main_process
     metrics = Metrics(out, lambda entry: entry["step"] <= start, TrainingError) if main else None
     began = time.monotonic()
-    with counted("training", config.steps, start, progress and main) as advance:
+    with counted("training", config.steps, start, progress and main) as shown:
         for step in range(start, config.steps):
             _set_rate(optimizer, config, step)
             loss, norm = _step(accelerator, wrapped, optimizer, judge, _drawn(items, config, step), known, config, step)
@@ -108,7 +108,7 @@ def _train(
                     save_state(out, state, config)
             if config.trackers:
                 accelerator.log(figures, step=done)
-            advance(loss=loss)
+            shown.advance(loss=loss)
     accelerator.wait_for_everyone()
     if metrics is not None:
         if shards(accelerator) and state is not None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ..configuring import plain, read, read_yaml
+from ..configuring import differences as plain_differences
+from ..configuring import plain, read, read_yaml, settle
 from ..precision import Precision
 from .ddpo import DDPO
 from .distillation import GuidanceDistillation
@@ -39,7 +40,8 @@ class References:
 
 @dataclass(frozen=True)
 class LoraTraining:
-    """A run. Every field is a key of the YAML file.
+    """A run. Every field is a key of the YAML file, and may be given as it is written there: a name or a mapping for a
+    record, a list or a single value for a tuple.
 
     Attributes:
         out: folder for the LoRA and all that is known of the run; its state is kept there too.
@@ -51,6 +53,7 @@ class LoraTraining:
         prompts: file with a prompt on every line, or ``nano`` for prompts of the nano world's training combinations.
         prompt_count: how many prompts of the nano world.
         judges: what is to rise; one or several.
+        instructions: file with instructions of your own, in TOML or JSON, which judges may be given by name.
         second_judge: a judge that is not trained against, to see when the reward rises alone; None for the oracle
             where the evaluation's prompts are all of the nano world, else for none.
         references: of judges that compare.
@@ -97,6 +100,7 @@ class LoraTraining:
     prompts: str = "nano"
     prompt_count: int = 1000
     judges: tuple[JudgeConfig, ...] = field(default_factory=lambda: (JudgeConfig(),))
+    instructions: str | None = None
     second_judge: JudgeConfig | None = None
     references: References = field(default_factory=References)
     jitter: Jitter | None = None
@@ -136,6 +140,7 @@ class LoraTraining:
     trackers: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        settle(self, LoraTrainingError)
         for problem in self.algorithm.problems():
             raise LoraTrainingError(f"algorithm: {problem}")
         for problem in self.warm_start.problems() if self.warm_start else ():
@@ -172,7 +177,8 @@ class LoraTraining:
         pictures = self.groups * self.group_size
         if self.warm_start and pictures % self.warm_start.updates:
             raise LoraTrainingError(
-                f"warm_start: {pictures} pictures cannot be shared among {self.warm_start.updates} updates evenly"
+                f"warm_start: {self.groups} groups of {self.group_size} pictures cannot be shared among its "
+                f"{self.warm_start.updates} updates evenly; change groups, group_size, or updates of the warm start"
             )
 
     @property
@@ -185,11 +191,12 @@ class LoraTraining:
 UNBOUND: Final = frozenset(
     {
         "out", "iterations", "micro_batch_size", "decode_batch_size", "save_every", "trackers", "alarms",
-        "evaluate_every", "evaluation_prompts", "evaluation_count", "evaluation_size", "evaluation_steps",
-        "evaluation_guidance", "second_judge", "checkpointing",
+        "evaluate_every", "checkpointing",
     }
 )  # fmt: skip
-"""What may change from a run to its resumption: all but these has a say in what is learned."""
+"""What may change from a run to its resumption: all but these has a say in what is learned, or in how it is measured
+against what the base was found to be.
+"""
 
 
 def read_config(path: str | Path, **changes: Any) -> LoraTraining:
@@ -211,11 +218,8 @@ def read_config(path: str | Path, **changes: Any) -> LoraTraining:
 
 def differences(old: dict[str, Any], new: LoraTraining) -> list[str]:
     """What a resumed run must not change and has changed, e.g. ``seed: 0 -> 1``."""
-    return [
-        f"{name}: {old.get(name)!r} -> {value!r}"
-        for name, value in plain(new).items()
-        if name not in UNBOUND and old.get(name) != value
-    ]
+    kept = {name: value for name, value in old.items() if name not in UNBOUND}
+    return plain_differences(kept, {name: value for name, value in plain(new).items() if name not in UNBOUND})
 
 
 def with_sources(config: LoraTraining, locate: Callable[[str], str]) -> LoraTraining:

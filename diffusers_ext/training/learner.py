@@ -30,7 +30,7 @@ class Learner:
 
     def __init__(self, config: LoraTraining, setup: Setup) -> None:
         self.config, self.studio, self.optimizer = config, setup.studio, setup.optimizer
-        self.prompts = setup.prompts
+        self.prompts = setup.inputs.prompts
         self.old = self.studio.policy.weights()
         """Weights of the policy that explores."""
         self.average = self.studio.policy.weights()

@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..configuring import settle
+from .errors import LoraTrainingError
+
 
 @dataclass(frozen=True)
 class Alarms:
@@ -38,6 +41,14 @@ class Alarms:
     drift: float = 3.0
     patience: int = 2
     stop: bool = True
+
+    def __post_init__(self) -> None:
+        settle(self, LoraTrainingError)
+        for name in ("diversity", "spread", "gap", "fall", "drift"):
+            if not getattr(self, name) >= 0:
+                raise LoraTrainingError(f"{name}: must be at least 0, not {getattr(self, name)}")
+        if self.patience < 1:
+            raise LoraTrainingError(f"patience: must be at least 1, not {self.patience}")
 
 
 @dataclass(frozen=True)
@@ -131,6 +142,17 @@ def alarms_of(history: Sequence[Evaluation], limits: Alarms) -> dict[str, str]:
             f"{nearest.iteration}, where the reward was as high"
         )
     return found
+
+
+def summary(history: Sequence[Evaluation]) -> str:
+    """The last of several evaluations in a line."""
+    first, last = history[0], history[-1]
+    figures = {"reward": last.reward, "second judge": last.second, "held out": last.held_out, "exact": last.exact}
+    parts = [f"{name} {value:.3f}" for name, value in figures.items() if value is not None]
+    if len(history) > 1:
+        spread = last.group_deviation / max(first.group_deviation, 1e-6)
+        parts.append(f"of the base's spread {spread:.0%}, diversity {diversity_share(first, last):.0%}")
+    return f"after {last.iteration} iterations: {', '.join(parts)}"
 
 
 def lasting(history: Sequence[Evaluation], limits: Alarms) -> dict[str, str]:

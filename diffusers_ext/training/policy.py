@@ -82,12 +82,10 @@ def add_lora(generator: Generator, rank: int, alpha: int, targets: tuple[str, ..
         peft's LoraConfig.
 
     Raises:
-        LoraTrainingError: peft is not installed, or the targets match nothing; the message lists what there is.
+        LoraTrainingError: the targets match nothing; the message lists what there is.
     """
-    try:
-        from peft import LoraConfig
-    except ImportError as error:
-        raise LoraTrainingError("training needs peft: pip install 'rewarddance[train]'") from error
+    from peft import LoraConfig
+
     denoiser = generator.denoiser
     for part in generator.pipeline.components.values():
         if isinstance(part, nn.Module):

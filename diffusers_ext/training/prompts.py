@@ -19,7 +19,7 @@ def training_prompts(source: str, count: int, seed: int) -> list[str]:
         LoraTrainingError: the file cannot be read, or holds no prompt.
     """
     if source != NANO:
-        return _lines(source)
+        return _lines(source, "prompts")
     from ..nano.scenes import sample_prompt
 
     rng = np.random.default_rng((seed, 5))
@@ -33,7 +33,7 @@ def evaluation_prompts(source: str, count: int) -> list[str]:
         LoraTrainingError: the file cannot be read, or holds no prompt.
     """
     if source != NANO:
-        return _lines(source)[:count]
+        return _lines(source, "evaluation_prompts")[:count]
     from ..nano.scenes import PROMPT_KINDS, sample_prompt
 
     rng = np.random.default_rng(2509)
@@ -47,12 +47,12 @@ def evaluation_prompts(source: str, count: int) -> list[str]:
     ]
 
 
-def _lines(source: str) -> list[str]:
+def _lines(source: str, key: str) -> list[str]:
     try:
         lines = Path(source).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise LoraTrainingError(f"prompts: {source} cannot be read ({error})") from error
+        raise LoraTrainingError(f"{key}: {source} cannot be read ({error})") from error
     found = [line.strip() for line in lines if line.strip()]
     if not found:
-        raise LoraTrainingError(f"prompts: {source} holds none; write one on every line")
+        raise LoraTrainingError(f"{key}: {source} holds none; write one on every line")
     return found

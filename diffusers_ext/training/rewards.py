@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..configuring import settle
 from ..hushing import hushed
 from ..rewards.addresses import connected, is_address
 from ..rewards.errors import ModelError
-from ..rewards.instructions import DEFAULT_INSTRUCTION
-from .errors import JudgeGoneError
+from ..rewards.instructions import DEFAULT_INSTRUCTION, Instruction
+from .errors import JudgeGoneError, LoraTrainingError
 
 Scale = Literal["log_odds", "probability", "log_probability"]
 
@@ -27,8 +29,8 @@ class JudgeConfig:
 
     Attributes:
         model: folder, hub id, or URL of one that is served elsewhere; None for the nano one.
-        instruction: what it judges by.
-        weight: of its reward in the sum.
+        instruction: name of what it judges by, of the package's or of the run's own.
+        weight: of its reward in the sum; below zero for what is to fall.
         reference: ``none`` judges pictures alone; ``base`` and ``current`` hold them against the best of several by the
             generator before training, or as it is now (see `references`).
         scale: what is made of log P(yes) - log P(no): as it is, P(yes), or log P(yes), which stops to reward a picture
@@ -49,6 +51,11 @@ class JudgeConfig:
     device: str | None = None
     patience: float = 600.0
 
+    def __post_init__(self) -> None:
+        settle(self, LoraTrainingError)
+        if not math.isfinite(self.weight) or self.weight == 0:
+            raise LoraTrainingError(f"weight: must be a number other than 0, not {self.weight}; or leave the judge out")
+
 
 def scaled(log_odds: Tensor, scale: Scale) -> Tensor:
     """Log-odds on a scale, differentiable."""
@@ -59,14 +66,20 @@ def scaled(log_odds: Tensor, scale: Scale) -> Tensor:
 
 @dataclass(frozen=True)
 class Judge:
-    """A loaded judge, with how it is asked."""
+    """A loaded judge, with how it is asked; `own` are instructions that only the run knows."""
 
     config: JudgeConfig
     model: Any
+    own: dict[str, Instruction] = field(default_factory=dict)
 
     @property
     def compares(self) -> bool:
         return self.config.reference != "none"
+
+    @property
+    def by(self) -> str | Instruction:
+        """What it judges by."""
+        return self.own.get(self.config.instruction, self.config.instruction)
 
     @property
     def remote(self) -> bool:
@@ -82,7 +95,7 @@ class Judge:
             JudgeGoneError: a server that has not answered for long.
         """
         shown = images.detach().float().clamp(0, 1).cpu()
-        by, explain = self.config.instruction, self.config.explain
+        by, explain = self.by, self.config.explain
 
         def ask() -> Any:
             if references is not None:
@@ -97,19 +110,18 @@ class Judge:
         self, images: Tensor, prompts: Sequence[str], references: Any = None, checkpointing: bool = True
     ) -> Tensor:
         """The same with gradient in the pixels, on the judge's device; `checkpointing` saves memory and costs time."""
-        by = self.config.instruction
-        found = self.model.log_odds(images, list(prompts), references, instruction=by, checkpointing=checkpointing)
+        found = self.model.log_odds(images, list(prompts), references, instruction=self.by, checkpointing=checkpointing)
         return scaled(found, self.config.scale)
 
 
-def load_judge(config: JudgeConfig, device: torch.device) -> Judge:
-    """Load a judge, or connect to it.
+def load_judge(config: JudgeConfig, device: torch.device, own: dict[str, Instruction]) -> Judge:
+    """Load a judge, or connect to it; `own` are the run's instructions.
 
     Raises:
         ModelError: it cannot be loaded.
     """
     if config.model is not None and is_address(config.model):
-        return Judge(config, connected(config.model))
+        return Judge(config, connected(config.model), own)
     from ..nano import DEFAULT_REWARD_MODEL
     from ..rewards.model import RewardModel
 
@@ -119,7 +131,7 @@ def load_judge(config: JudgeConfig, device: torch.device) -> Judge:
             quantization=config.quantization,  # type: ignore[arg-type]
             device=config.device or device,
         )
-    return Judge(config, model)
+    return Judge(config, model, own)
 
 
 def _patiently(ask: Callable[[], Any], patience: float) -> Any:

@@ -89,13 +89,13 @@ def _renamed(layer: str) -> str:
 
 
 def _write(path: Path, tensors: dict[str, Tensor], header: dict[str, str]) -> None:
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     partial = path.with_suffix(".partial")
     try:
-        save_file(tensors, partial, metadata=header)
+        # Not `save_file`, whose files nobody else may read: ComfyUI may run as another user.
+        partial.write_bytes(save(tensors, metadata=header))
         partial.replace(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         partial.unlink(missing_ok=True)
         raise LoraTrainingError(f"{path}: could not be written ({error}); the run's state is kept") from error

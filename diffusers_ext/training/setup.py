@@ -13,12 +13,14 @@ from torch import nn
 from ..hushing import hushed
 from ..pipelines import open_pipeline
 from ..precision import in_bfloat16
+from ..rewards.addresses import is_address
+from ..rewards.instructions import get_instruction
 from .config import LoraTraining
 from .errors import LoraTrainingError
 from .evaluating import Exam, nano_prompts_only
 from .generators import Generator, calling_of, canvas_for
+from .inputs import Inputs
 from .policy import Policy, add_lora
-from .prompts import evaluation_prompts, training_prompts
 from .rewards import load_judge
 from .sharing import settle, shards, share
 from .studio import Studio
@@ -32,18 +34,18 @@ class Setup:
         studio: generator, policy and judges.
         optimizer: of what is learned.
         lora: peft's LoraConfig.
-        prompts: to learn from.
+        inputs: prompts to learn from and to be measured on, and what else files say.
         exam: how the run is measured.
     """
 
     studio: Studio
     optimizer: torch.optim.Optimizer
     lora: Any
-    prompts: list[str]
+    inputs: Inputs
     exam: Exam
 
 
-def prepare(config: LoraTraining) -> Setup:
+def prepare(config: LoraTraining, inputs: Inputs) -> Setup:
     """Load and wrap all that a run needs; see :func:`~diffusers_ext.training.train_lora` for what it raises."""
     from accelerate import Accelerator, DistributedDataParallelKwargs
 
@@ -60,8 +62,6 @@ def prepare(config: LoraTraining) -> Setup:
     settle(accelerator, config)
     if config.trackers:
         accelerator.init_trackers("rewarddance")
-    prompts = training_prompts(config.prompts, config.prompt_count, config.seed)
-    asked = evaluation_prompts(config.evaluation_prompts, config.evaluation_count)
     with nullcontext() if config.pipeline else hushed():
         # What is to be spread over GPUs need not fit on one of them first.
         home = torch.device("cpu") if shards(accelerator) else accelerator.device
@@ -72,7 +72,9 @@ def prepare(config: LoraTraining) -> Setup:
             f"algorithm: {config.algorithm.name} does not fit {type(generator.pipeline).__name__}, which {other}, nft, "
             "refl or draft"
         )
-    unique = list(dict.fromkeys([*prompts, *asked, *([""] if config.guides else [])]))
+    if not generator.calling.moving:
+        _check_pictures(config, inputs, type(generator.pipeline).__name__)
+    unique = list(dict.fromkeys([*inputs.prompts, *inputs.asked, *([""] if config.guides else [])]))
     with nullcontext() if config.pipeline else hushed():
         conditions = generator.encode(unique)
     generator.forget_text_encoders()
@@ -80,14 +82,14 @@ def prepare(config: LoraTraining) -> Setup:
     if config.checkpointing:
         generator.denoiser.enable_gradient_checkpointing()
     policy = Policy(generator, in_bfloat16(accelerator.device, config.precision))
-    judges = tuple(load_judge(item, accelerator.device) for item in config.judges)
+    judges = tuple(load_judge(item, accelerator.device, inputs.own) for item in config.judges)
     for judge in judges:
         if config.algorithm.climbs_gradient and judge.remote:
             raise LoraTrainingError(
                 f"judges: {judge.config.model} runs elsewhere and gives no gradient, which {config.algorithm.name} "
                 "needs; load the judge here, or take nft, grpo or ddpo"
             )
-    second = load_judge(config.second_judge, accelerator.device) if config.second_judge else None
+    second = load_judge(config.second_judge, accelerator.device, inputs.own) if config.second_judge else None
     optimizer = torch.optim.AdamW(
         policy.learned.values(), lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay
     )
@@ -102,11 +104,19 @@ def prepare(config: LoraTraining) -> Setup:
         {prompt: place for place, prompt in enumerate(unique)},
         generator.schedule(config.sampling_steps).to(accelerator.device),
     )
-    oracle = second is None and nano_prompts_only(asked)
+    oracle = second is None and nano_prompts_only(inputs.asked)
     exam = Exam(
-        tuple(asked), config.evaluation_size, config.evaluation_steps, config.evaluation_guidance, second, oracle
+        inputs.asked, config.evaluation_size, config.evaluation_steps, config.evaluation_guidance, second, oracle
     )
-    return Setup(studio, optimizer, lora, prompts, exam)
+    return Setup(studio, optimizer, lora, inputs, exam)
+
+
+def _check_pictures(config: LoraTraining, inputs: Inputs, family: str) -> None:
+    if config.frames > 1:
+        raise LoraTrainingError(f"frames: {family} paints pictures; leave it out")
+    for judge in config.judges:
+        if not is_address(judge.model) and get_instruction(judge.instruction, inputs.own).task != "t2i":
+            raise LoraTrainingError(f"judges: {judge.instruction} judges videos, and {family} paints pictures")
 
 
 def _load_generator(config: LoraTraining, device: torch.device, home: torch.device) -> Generator:

@@ -23,8 +23,9 @@ def save_state(
     weights: Mapping[str, Mapping[str, Tensor]],
     optimizer: dict[str, Any],
     config: LoraTraining,
+    digests: Mapping[str, str],
 ) -> None:
-    """Keep the weights of all policies by the names of what they are, and how far the run is.
+    """Keep the weights of all policies by the names of what they are, how far the run is, and what its files said.
 
     Raises:
         LoraTrainingError: it could not be written; the one before is still there.
@@ -37,18 +38,23 @@ def save_state(
         },
         "optimizer": optimizer,
         "config": plain(config),
+        "digests": dict(digests),
     }
     write_state(out / FILE, state, f"iteration {iteration}", LoraTrainingError)
 
 
-def load_state(out: Path, config: LoraTraining) -> dict[str, Any] | None:
-    """The state that a folder holds, or None.
+def load_state(out: Path, config: LoraTraining, digests: Mapping[str, str]) -> dict[str, Any] | None:
+    """The state that a folder holds, or None; `digests` are of :class:`~diffusers_ext.training.inputs.Inputs`.
 
     Raises:
         LoraTrainingError: it is of another run; the message shows the differences.
     """
     state = read_state(out / FILE)
     if state is not None:
-        changed = differences(state["config"], config)
+        changed = differences(state["config"], config) or [
+            f"{key}: {getattr(config, key)} says something else than it did"
+            for key, digest in digests.items()
+            if state["digests"][key] != digest
+        ]
         refuse_changes(out, f"iteration {state['iteration']}", changed, LoraTrainingError)
     return state

@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ..configuring import plain
-from ..progress import counted
+from ..progress import Progress, counted
 from ..states import claimed
 from .config import LoraTraining
 from .errors import JudgeGoneError, LoraTrainingError
 from .evaluating import Exam
+from .inputs import read_inputs
 from .journal import Journal
 from .learner import Learner
-from .monitors import alarms_of, gap, lasting
+from .monitors import alarms_of, gap, lasting, summary
 from .pictures import save_grid, save_plot
 from .saving import save_lora
 from .setup import Setup, prepare
@@ -39,12 +41,14 @@ class Result:
         iterations: that have been done.
         finished: whether that is all of them.
         reason: why it ended before, e.g. the alarm that stopped it; None if it did not.
+        alarms: what the last evaluation warns of, by the names of :class:`~diffusers_ext.training.monitors.Alarms`.
     """
 
     out: Path
     iterations: int
     finished: bool
     reason: str | None = None
+    alarms: dict[str, str] = field(default_factory=dict)
 
 
 def train_lora(config: LoraTraining, progress: bool = False, cancel: Callable[[], bool] | None = None) -> Result:
@@ -55,18 +59,22 @@ def train_lora(config: LoraTraining, progress: bool = False, cancel: Callable[[]
 
     Args:
         config: the run.
-        progress: show progress on stderr.
+        progress: show progress, evaluations and alarms on stderr.
         cancel: asked before every iteration; once it returns true, the run is saved and ends. So do SIGINT and SIGTERM.
 
     Raises:
-        LoraTrainingError: what cannot be trained, a folder that another process is training in, a configuration that
-            differs from the run's that is gone on with, a reward or a loss that is no number, a full disk, a judge that
-            is gone, too little memory.
+        LoraTrainingError: what is no configuration or cannot be trained, a folder that another process is training in,
+            a configuration that differs from the run's that is gone on with, a reward or a loss that is no number, a
+            full disk, a judge that is gone, too little memory.
+        InstructionError: an instruction that nobody has written.
         ModelError: the pipeline or a judge cannot be loaded.
     """
+    if not isinstance(config, LoraTraining):
+        raise LoraTrainingError(f"expected a LoraTraining, which read_config makes of a file, not {config!r}")
+    inputs = read_inputs(config)
     with claimed(Path(config.out), LoraTrainingError):
-        setup = prepare(config)
-        with _stopping(cancel) as asked:
+        setup = prepare(config, inputs)
+        with _stopping(cancel, progress and setup.studio.accelerator.is_main_process) as asked:
             try:
                 return _run(config, setup, progress, asked)
             except torch.cuda.OutOfMemoryError as error:
@@ -80,8 +88,8 @@ def train_lora(config: LoraTraining, progress: bool = False, cancel: Callable[[]
 
 def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[], bool]) -> Result:
     studio, out, main = setup.studio, Path(config.out), setup.studio.accelerator.is_main_process
-    policy, optimizer = studio.policy, setup.optimizer
-    state = load_state(out, config)
+    policy, optimizer, digests = studio.policy, setup.optimizer, setup.inputs.digests()
+    state = load_state(out, config, digests)
     start, seconds, learner = 0, 0.0, Learner(config, setup)
     if state is not None:
         learner.load(state["weights"])
@@ -94,7 +102,7 @@ def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[],
     def save(iteration: int) -> None:
         if main:
             optimizer_state = optimizer.state_dict()
-            save_state(out, iteration, seconds, learner.weights(), optimizer_state, config)
+            save_state(out, iteration, seconds, learner.weights(), optimizer_state, config, digests)
             told = {"iterations": iteration, "config": plain(config), "pipeline": config.pipeline or "nano"}
             family, part = type(studio.generator.pipeline).__name__, studio.generator.calling.denoiser
             with policy.acting_as(learner.average):
@@ -102,13 +110,18 @@ def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[],
 
     reason: str | None = None
     iteration = saved = start
-    with counted("training", config.iterations, start, progress and main) as advance:
+    with counted("training", config.iterations, start, progress and main) as shown:
+        if config.warm_start and start < config.warm_start.iterations:
+            shown.say(f"iterations 1 to {config.warm_start.iterations} are the warm start, in which no judge has a say")
         while True:
             try:
                 if iteration % config.evaluate_every == 0 or iteration == config.iterations:
                     if _any(studio, journal is not None and not journal.has_evaluation(iteration)):
+                        if iteration == 0:
+                            count = len(setup.inputs.asked) * config.evaluation_size
+                            shown.say(f"painting {count} pictures as the base does")
                         with policy.acting_as(learner.average):
-                            _evaluate(studio, setup.exam, journal, out, iteration, seconds)
+                            _evaluate(studio, setup.exam, journal, out, iteration, seconds, shown)
                     studio.accelerator.wait_for_everyone()
                     reason = _alarm(config, journal, studio)
                 if reason is None and _any(studio, asked()):
@@ -126,7 +139,7 @@ def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[],
                 journal.add_step(iteration - 1, {**figures, "seconds": round(seconds, 2)})
             studio.accelerator.log({f"train/{name}": value for name, value in figures.items()}, step=iteration)
             # A warm start has no reward.
-            advance(**{name: figures[name] for name in ("reward", "loss") if name in figures})
+            shown.advance(**{name: figures[name] for name in ("reward", "loss") if name in figures})
             if iteration % config.save_every == 0:
                 save(iteration)
                 saved = iteration
@@ -134,10 +147,19 @@ def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[],
         save(iteration)
     if config.trackers:
         studio.accelerator.end_training()
-    return Result(out, iteration, iteration >= config.iterations, reason)
+    alarms = alarms_of(journal.evaluations, config.alarms) if journal is not None and journal.evaluations else {}
+    return Result(out, iteration, iteration >= config.iterations, reason, alarms)
 
 
-def _evaluate(studio: Studio, exam: Exam, journal: Journal | None, out: Path, iteration: int, seconds: float) -> None:
+def _evaluate(
+    studio: Studio,
+    exam: Exam,
+    journal: Journal | None,
+    out: Path,
+    iteration: int,
+    seconds: float,
+    shown: Progress,
+) -> None:
     """To be called by all processes; the first has the journal."""
     seen = exam.sit(studio, iteration, iteration * studio.config.groups * studio.config.group_size, seconds)
     if seen is None or journal is None:
@@ -152,6 +174,9 @@ def _evaluate(studio: Studio, exam: Exam, journal: Journal | None, out: Path, it
     if (distance := gap(history)) is not None:
         figures["evaluation/gap"] = distance
     studio.accelerator.log(figures, step=iteration)
+    shown.say(summary(history))
+    for name, text in alarms.items():
+        shown.say(f"alarm, {name}: {text}")
 
 
 def _alarm(config: LoraTraining, journal: Journal | None, studio: Studio) -> str | None:
@@ -171,8 +196,11 @@ def _any(studio: Studio, here: bool) -> bool:
 
 
 @contextmanager
-def _stopping(cancel: Callable[[], bool] | None) -> Iterator[Callable[[], bool]]:
-    """Whether somebody wants to stop: the caller, Ctrl-C or SIGTERM. A second Ctrl-C stops at once."""
+def _stopping(cancel: Callable[[], bool] | None, told: bool) -> Iterator[Callable[[], bool]]:
+    """Whether somebody wants to stop: the caller, Ctrl-C or SIGTERM. A second Ctrl-C stops at once.
+
+    `told` is whether stderr gets an answer to the first.
+    """
     received: list[int] = []
     before: dict[int, Any] = {}
 
@@ -180,6 +208,9 @@ def _stopping(cancel: Callable[[], bool] | None) -> Iterator[Callable[[], bool]]
         if received:
             raise KeyboardInterrupt
         received.append(number)
+        if told:
+            # Whatever writes to stderr may be interrupted here, and does not let itself be entered again.
+            os.write(2, b"\nends after this iteration and saves it; once more to end now, without what is not saved\n")
 
     if threading.current_thread() is threading.main_thread():
         for kind in (signal.SIGINT, signal.SIGTERM):

@@ -4,6 +4,7 @@ import math
 import shutil
 from contextlib import contextmanager
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -156,16 +157,15 @@ def test_a_run_that_was_killed_goes_on_as_if_it_had_not(tmp_path, monkeypatch):
     @contextmanager
     def counted(title, total, start, shown):
         done = start
-        with plain(title, total, start, shown) as advance:
+        with plain(title, total, start, shown) as progress:
 
-            def watching(**figures):
+            def advance(**figures):
                 nonlocal done
                 done += 1
                 if done == 102 and not (tmp_path / "killed").exists():
                     shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-                advance(**figures)
 
-            yield watching
+            yield SimpleNamespace(advance=advance, say=progress.say)
 
     monkeypatch.setattr(course, "counted", counted)
     whole = train_reward(tmp_path / "whole", recipe).state_dict()

@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 
 from diffusers_ext.configuring import plain
 from diffusers_ext.nano.oracle import detect
-from diffusers_ext.rewards.errors import ModelError
+from diffusers_ext.rewards.errors import InstructionError, ModelError
 from diffusers_ext.rewards.images import as_images
+from diffusers_ext.rewards.instructions import Instruction
 from diffusers_ext.rewards.model import RewardModel
 from diffusers_ext.training import LoraTrainingError, train_lora
 from diffusers_ext.training.ddpo import DDPO
@@ -28,6 +29,7 @@ from diffusers_ext.training.diffusion import denoise, noise_for
 from diffusers_ext.training.distillation import GuidanceDistillation
 from diffusers_ext.training.draft import DRaFT
 from diffusers_ext.training.grpo import FlowGRPO
+from diffusers_ext.training.inputs import read_inputs
 from diffusers_ext.training.jitter import Jitter
 from diffusers_ext.training.monitors import Alarms
 from diffusers_ext.training.refl import ReFL
@@ -35,6 +37,10 @@ from diffusers_ext.training.rewards import Judge
 from diffusers_ext.training.saving import COMFYUI_FILE, DIFFUSERS_FILE
 from diffusers_ext.training.setup import prepare
 from diffusers_ext.training.studio import Studio
+
+
+def prepared(config):
+    return prepare(config, read_inputs(config))
 
 
 def lora_of(folder):
@@ -145,7 +151,7 @@ def test_a_run_stopped_between_its_warm_start_and_its_algorithm_or_later_goes_on
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_policies_in_the_same_parameters_stay_apart(config, precision):
-    studio = prepare(replace(config, precision=precision)).studio
+    studio = prepared(replace(config, precision=precision)).studio
     policy = studio.policy
     mine, other = (
         {name: torch.full_like(item, value) for name, item in policy.learned.items()} for value in (0.02, 0.03)
@@ -187,7 +193,7 @@ def test_rewards_begin_from_what_a_warm_start_made_and_stay_tied_to_that(config,
 
 def test_the_lora_gives_the_picture_of_right_after_training_in_diffusers_and_by_comfyuis_arithmetic(config):
     result = train_lora(replace(config, iterations=2))
-    setup = prepare(config)
+    setup = prepared(config)
     noise = torch.randn(1, 16, 8, 8, generator=torch.Generator().manual_seed(3))
     prompt, options = "a photo of a circle", {"guidance_scale": 1.0, "max_sequence_length": 1, "output_type": "pt"}
 
@@ -217,7 +223,7 @@ def test_the_lora_gives_the_picture_of_right_after_training_in_diffusers_and_by_
 
 def test_an_evaluation_with_guidance_paints_what_diffusers_does(config):
     config = replace(config, evaluation_guidance=3.0)
-    studio = prepare(config).studio
+    studio = prepared(config).studio
     prompt, seeds = "a photo of a circle", [(5, 1), (5, 2)]
     found = studio.paint([prompt] * 2, seeds, steps=3, guidance=3.0)
     pipeline = DiffusionPipeline.from_pretrained(config.pipeline)
@@ -226,6 +232,14 @@ def test_an_evaluation_with_guidance_paints_what_diffusers_does(config):
     expected = pipeline([prompt] * 2, latents=noise, num_inference_steps=3, **options).images
     torch.testing.assert_close(found.clamp(0, 1), expected, atol=1e-5, rtol=0)
     assert (found - studio.paint([prompt] * 2, seeds, steps=3)).abs().max() > 1e-3
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_a_lora_can_be_read_by_whom_other_files_can(config, tmp_path):
+    (tmp_path / "usual").touch()
+    result = train_lora(replace(config, iterations=1))
+    for name in (DIFFUSERS_FILE, COMFYUI_FILE):
+        assert (result.out / name).stat().st_mode == (tmp_path / "usual").stat().st_mode
 
 
 def test_what_made_a_lora_is_in_its_header(config):
@@ -252,7 +266,7 @@ def test_a_run_leaves_a_grid_a_plot_and_figures(config):
 def test_exact_are_those_that_show_what_was_asked_for_and_nothing_else(config, tmp_path):
     (tmp_path / "asked.txt").write_text("a photo of a star\n")
     shipped = replace(config, pipeline=None, evaluation_prompts=str(tmp_path / "asked.txt"), evaluation_size=24)
-    setup = prepare(replace(shipped, evaluation_steps=6))
+    setup = prepared(replace(shipped, evaluation_steps=6))
     found, pictures, _ = setup.exam.sit(setup.studio, 0, 0, 0.0)
     stars = [[item.shape for item in detect(picture)] for picture in as_images(pictures[0].clamp(0, 1))]
     assert found.second == pytest.approx(sum("star" in shapes for shapes in stars) / 24)
@@ -273,6 +287,55 @@ def test_a_changed_configuration_is_refused_with_the_difference(config):
     train_lora(replace(config, iterations=1))
     with pytest.raises(LoraTrainingError, match=r"learning_rate: 0\.01 -> 0\.5"):
         train_lora(replace(config, learning_rate=0.5))
+
+
+@pytest.mark.parametrize("key", ["prompts", "evaluation_prompts", "instructions"])
+def test_a_file_that_says_something_else_is_refused_when_a_run_goes_on(config, tmp_path, key):
+    files = {name: tmp_path / f"{name}.own" for name in ("prompts", "evaluation_prompts", "instructions")}
+    files["prompts"].write_text("a photo of a red star\na photo of a circle\n")
+    files["evaluation_prompts"].write_text("a photo of a blue square\n")
+    files["instructions"].write_text('[neatness]\ntext = "Judge how neat it is."\n')
+    short = replace(config, **{name: str(path) for name, path in files.items()}, iterations=1)
+    train_lora(short)
+    files[key].write_text(files[key].read_text().replace("a photo", "a picture").replace("neat it", "tidy it"))
+    with pytest.raises(LoraTrainingError, match=rf"{key}: .*{key}\.own says something else than it did"):
+        train_lora(replace(short, iterations=2))
+
+
+def test_what_can_be_known_at_once_is_refused_before_a_folder_is_made(config, tmp_path):
+    (tmp_path / "empty.txt").write_text("\n")
+    judge = config.judges[0]
+    for changes, wrong, told in (
+        ({"prompts": str(tmp_path / "none.txt")}, LoraTrainingError, "prompts: .* cannot be read"),
+        ({"evaluation_prompts": str(tmp_path / "empty.txt")}, LoraTrainingError, "evaluation_prompts: .* holds none"),
+        ({"judges": (replace(judge, instruction="alignmet"),)}, InstructionError, "Did you mean 'alignment'"),
+        ({"trackers": ("tensorbord",)}, LoraTrainingError, "'tensorbord' is none of"),
+        ({"trackers": ("clearml",)}, LoraTrainingError, "clearml is not installed"),
+    ):
+        with pytest.raises(wrong, match=told):
+            train_lora(replace(config, **changes))
+    assert not Path(config.out).exists()
+    with pytest.raises(LoraTrainingError, match="expected a LoraTraining"):
+        train_lora("run.yaml")
+
+
+def test_what_is_about_videos_is_refused_of_pictures(config):
+    with pytest.raises(LoraTrainingError, match="frames: StableDiffusion3Pipeline paints pictures"):
+        train_lora(replace(config, frames=9))
+    judge = replace(config.judges[0], instruction="video-motion")
+    with pytest.raises(LoraTrainingError, match="video-motion judges videos, and StableDiffusion3Pipeline paints"):
+        train_lora(replace(config, judges=(judge,)))
+
+
+def test_a_judge_goes_by_an_instruction_of_the_users_own(config, tmp_path):
+    (tmp_path / "own.toml").write_text('[neatness]\ntext = "Judge how neat the picture is."\n')
+    own = replace(config, instructions=tmp_path / "own.toml", judges=({**plain(config.judges[0])},))
+    setup = prepared(replace(own, judges=(replace(own.judges[0], instruction="neatness"),)))
+    [judge] = setup.studio.judges
+    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    by = Instruction("neatness", "Judge how neat the picture is.", ())
+    asked = judge.model.score(images, ["a photo of a star"] * 2, instruction=by)
+    assert judge.reward(images, ["a photo of a star"] * 2).tolist() == [item.log_odds for item in asked]
 
 
 def test_targets_that_match_nothing_are_answered_with_what_there_is(config):
@@ -345,6 +408,36 @@ def test_a_lasting_alarm_stops_the_run(config):
     never = Alarms(diversity=2.0, patience=2)
     result = train_lora(replace(config, alarms=never, evaluate_every=1, iterations=9))
     assert not result.finished and result.iterations == 2 and "diversity" in result.reason
+
+
+def test_evaluations_and_alarms_are_told_as_they_come(config, capfd):
+    loud = replace(
+        config, alarms=Alarms(diversity=2.0, stop=False), warm_start=GuidanceDistillation(iterations=1, updates=1)
+    )
+    result = train_lora(replace(loud, iterations=2, evaluate_every=1), progress=True)
+    told = capfd.readouterr().err
+    evaluations = [entry["evaluation"] for entry in metrics_of(result.out) if "evaluation" in entry]
+    assert "iterations 1 to 1 are the warm start" in told and "painting 4 pictures as the base does" in told
+    for found in evaluations:
+        assert f"after {found['iteration']} iterations: reward {found['reward']:.3f}" in told
+    assert told.count("alarm, diversity: pictures of one prompt differ by") == 3
+    assert result.alarms.keys() == {"diversity"}
+
+
+def test_the_first_interrupt_is_answered_and_the_run_is_saved(config, tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump(plain(replace(config, iterations=500, save_every=500))))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "diffusers_ext.cli", "train-lora", str(path)], stderr=subprocess.PIPE, text=True
+    )
+    for line in process.stderr:
+        if line.startswith("training: 1 of"):
+            process.send_signal(signal.SIGINT)
+            break
+    told = process.stderr.read()
+    assert process.wait() == 0, told
+    assert "ends after this iteration and saves it" in told and "stopped as asked" in told
+    assert (Path(config.out) / DIFFUSERS_FILE).exists()
 
 
 @pytest.mark.slow

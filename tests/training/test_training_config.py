@@ -7,7 +7,9 @@ from diffusers_ext.configuring import plain, read
 from diffusers_ext.training import LoraTraining, LoraTrainingError, read_config
 from diffusers_ext.training.config import SHIPPED, differences
 from diffusers_ext.training.grpo import FlowGRPO
+from diffusers_ext.training.monitors import Alarms
 from diffusers_ext.training.nft import DiffusionNFT
+from diffusers_ext.training.rewards import JudgeConfig
 
 
 def written(tmp_path, **content):
@@ -28,12 +30,15 @@ def written(tmp_path, **content):
         ({"judges": [{"wieght": 1}]}, r"judges\[0\]: 'wieght' is not known here; did you mean 'weight'\?"),
         ({"judges": [{"scale": "odds"}]}, r"'odds' is none of log_odds, probability"),
         ({"judges": []}, r"judges: names none"),
+        ({"judges": [{"weight": 0}]}, r"judges\[0\]: weight: must be a number other than 0"),
+        ({"alarms": {"patience": 0}}, r"alarms: patience: must be at least 1, not 0"),
+        ({"alarms": {"diversity": -1}}, r"alarms: diversity: must be at least 0, not -1"),
         ({"algorithm": "draft", "judges": [{"explain": True}]}, r"draft climbs the gradient of verdicts.*take nft"),
         ({"iterations": "many"}, r"iterations: expected int, not 'many'"),
         ({"iterations": True}, r"iterations: expected int, not True"),
         ({"iterations": 0}, r"iterations: must be at least 1"),
         ({"group_size": 1}, r"group_size: nft compares pictures of one prompt"),
-        ({"warm_start": {"updates": 5}}, r"warm_start: 128 pictures cannot be shared among 5 updates"),
+        ({"warm_start": {"updates": 5}}, r"warm_start: 16 groups of 8 pictures cannot be shared among its 5 updates"),
         ({"warm_start": {"learning_rate": 0}}, r"warm_start: learning_rate must be above zero, not 0"),
         ({"warm_start": {"iterations": -1}}, r"warm_start: iterations must be at least 0"),
         ({"jitter": {"nois": 0.1}}, r"'nois' is not known here; did you mean 'noise'\?"),
@@ -70,6 +75,30 @@ def test_numbers_options_and_changes_are_read(tmp_path):
     )
 
 
+def test_python_may_say_what_yaml_may(tmp_path):
+    found = LoraTraining(
+        tmp_path / "run",
+        algorithm="grpo",
+        judges=[{"instruction": "exactness", "weight": 2}],
+        targets="attn.to_q",
+        learning_rate="1e-4",
+        alarms={"stop": False},
+    )
+    meant = LoraTraining(
+        str(tmp_path / "run"),
+        algorithm=FlowGRPO(),
+        judges=(JudgeConfig(instruction="exactness", weight=2.0),),
+        targets=("attn.to_q",),
+        learning_rate=1e-4,
+        alarms=Alarms(stop=False),
+    )
+    assert found == meant and read(LoraTraining, plain(found), "again", LoraTrainingError) == meant
+    with pytest.raises(LoraTrainingError, match="iterations: expected int, not '3'"):
+        LoraTraining("a", iterations="3")
+    with pytest.raises(LoraTrainingError, match=r"judges\[0\]: expected keys and values, not 'alignment'"):
+        LoraTraining("a", judges="alignment")
+
+
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.yaml")))
 def test_shipped_configurations_can_be_read_and_written(name):
     found = read_config(name)
@@ -81,4 +110,7 @@ def test_differences_name_what_has_a_say_in_what_is_learned():
     assert differences(plain(old), LoraTraining("b", iterations=9, decode_batch_size=1)) == []
     new = LoraTraining("a", seed=1, algorithm=DiffusionNFT(beta=0.5))
     assert any(line == "seed: 0 -> 1" for line in differences(plain(old), new))
-    assert any("'beta': 0.5" in line for line in differences(plain(old), new))
+    assert "algorithm.beta: 1.0 -> 0.5" in differences(plain(old), new)
+    assert differences(plain(old), LoraTraining("a", evaluation_size=9)) == ["evaluation_size: 4 -> 9"]
+    other = LoraTraining("a", judges=(JudgeConfig(weight=0.5),))
+    assert differences(plain(old), other) == ["judges[0].weight: 1.0 -> 0.5"]

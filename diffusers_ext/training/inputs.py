@@ -1,0 +1,71 @@
+"""What a run reads besides its configuration, looked at before anything is loaded or made."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+from ..rewards.addresses import is_address
+from ..rewards.instructions import Instruction, get_instruction, load_instructions
+from .config import LoraTraining
+from .errors import LoraTrainingError
+from .prompts import evaluation_prompts, training_prompts
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What the files say that a configuration names.
+
+    Attributes:
+        prompts: to learn from.
+        asked: to be measured on.
+        own: instructions that are not of the package, by name.
+    """
+
+    prompts: tuple[str, ...]
+    asked: tuple[str, ...]
+    own: dict[str, Instruction] = field(default_factory=dict)
+
+    def digests(self) -> dict[str, str]:
+        """A hash of each by the configuration's key, to tell later whether the files still say the same."""
+        said = {
+            "prompts": list(self.prompts),
+            "evaluation_prompts": list(self.asked),
+            "instructions": {name: repr(item) for name, item in self.own.items()},
+        }
+        return {key: hashlib.sha256(json.dumps(value).encode()).hexdigest() for key, value in said.items()}
+
+
+def read_inputs(config: LoraTraining) -> Inputs:
+    """Read them, and refuse early what would fail late.
+
+    Raises:
+        LoraTrainingError: a file of prompts that cannot be read or holds none; a tracker that is not known or not
+            installed; peft is missing.
+        InstructionError: an instruction that nobody has written.
+    """
+    if find_spec("peft") is None:
+        raise LoraTrainingError("training needs peft: pip install 'rewarddance[train]'")
+    _check_trackers(config.trackers)
+    own = load_instructions(config.instructions) if config.instructions else {}
+    for judge in (*config.judges, *([config.second_judge] if config.second_judge else [])):
+        if not is_address(judge.model):  # a server may know others
+            get_instruction(judge.instruction, own)
+    return Inputs(
+        tuple(training_prompts(config.prompts, config.prompt_count, config.seed)),
+        tuple(evaluation_prompts(config.evaluation_prompts, config.evaluation_count)),
+        own,
+    )
+
+
+def _check_trackers(names: tuple[str, ...]) -> None:
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    installed = [str(item) for item in get_available_trackers()]
+    for name in names:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise LoraTrainingError(f"trackers: {name!r} is none of {', '.join(LOGGER_TYPE_TO_CLASS)}")
+        if name not in installed:
+            raise LoraTrainingError(f"trackers: {name} is not installed here; install its package, or leave it out")
