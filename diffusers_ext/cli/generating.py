@@ -11,7 +11,7 @@ import typer
 from ..nano import GENERATOR_OPTIONS
 from ..rewards.instructions import DEFAULT_INSTRUCTION
 from . import options
-from .loading import load_instruction, load_judge, load_pipeline, on_terminal
+from .loading import load_instruction, load_judge, load_lora, load_pipeline, on_terminal
 from .reporting import print_json, print_table
 
 if TYPE_CHECKING:
@@ -41,6 +41,13 @@ def generate(
     batch_size: Annotated[int, typer.Option(help="Pictures painted at a time.", min=1)] = 8,
     model: options.Model = None,
     pipeline: options.Pipeline = None,
+    lora: Annotated[
+        Path | None,
+        typer.Option(
+            help="LoRA to paint with: a file, or the folder that train-lora wrote, whose LoRAs want --guidance 1.",
+            exists=True,
+        ),
+    ] = None,
     quantization: options.Quantization = None,
     device: options.Device = None,
     instruction: options.InstructionName = DEFAULT_INSTRUCTION,
@@ -61,6 +68,8 @@ def generate(
     prompts_for(prompt, 1)
     check(max(2, best_of), method)  # one picture needs none, but a name that means nothing is refused all the same
     painter = load_pipeline(pipeline, device)
+    if lora is not None:
+        load_lora(painter, lora)
     judge = load_judge(model, prompt, quantization, device)
     settings: dict[str, Any] = {} if pipeline else dict(GENERATOR_OPTIONS)
     if steps is not None:

@@ -150,6 +150,18 @@ def load_pipeline(pipeline: str | None, device: str | None) -> Any:
     return loaded.to(place, torch.float32) if place.type == "cpu" else loaded.to(place)
 
 
+def load_lora(pipeline: Any, lora: Path) -> None:
+    """Have a pipeline paint with a LoRA.
+
+    Raises:
+        ModelError: it cannot be read, or is not of such a pipeline.
+    """
+    try:
+        pipeline.load_lora_weights(str(lora))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"--lora {lora}: cannot be loaded into {type(pipeline).__name__} ({error})") from error
+
+
 def load_instruction(name: str, file: Path | None) -> Instruction:
     from ..rewards.instructions import get_instruction, load_instructions
 

@@ -75,12 +75,13 @@ class LoraTraining:
         micro_batch_size: rows (pictures, or steps of them) at a time in each process.
         decode_batch_size: pictures decoded and judged at a time.
         own_spread: divide advantages by the standard deviation of each group, in place of that over all.
-        learning_rate: reached after `warmup` optimizer steps.
+        learning_rate: of AdamW.
         halving: iterations in which the learning rate halves, again and again, once rewards have begun; None to leave
             it as it is.
         average: share of itself that a running average of what is learned keeps from one iteration to the next; it is
             what is evaluated and saved, free of the noise of single steps. 0 for what was learned last.
         weight_decay, clip: of AdamW, and the largest norm of the gradient.
+        warmup: optimizer steps in which the learning rate rises, from the first, and again when rewards begin.
         seed: of all that is drawn.
         save_every: iterations between saved states.
         evaluate_every: iterations between evaluations; the first is before any training.

@@ -4,6 +4,10 @@ import json
 
 import numpy as np
 import pytest
+import torch
+from diffusers import StableDiffusion3Pipeline
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
 PROMPT = "ein roter Stern ★"
@@ -49,6 +53,23 @@ def test_the_same_seed_paints_the_same_picture_in_another_run(rewarddance, model
     assert gap.max() <= 1
     assert alone.name == "001-seed5.png"
     assert "001-seed5.png" in outcome.stdout.replace("\n", "") or "seed" in outcome.stdout
+
+
+def test_a_lora_is_painted_with_as_diffusers_does(rewarddance, models, tmp_path, untrained_pipeline_folder):
+    pipeline = StableDiffusion3Pipeline.from_pretrained(untrained_pipeline_folder)
+    pipeline.transformer.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    weights = get_peft_model_state_dict(pipeline.transformer)
+    StableDiffusion3Pipeline.save_lora_weights(tmp_path / "lora", transformer_lora_layers=weights)
+    common = ("generate", "-p", PROMPT, "--best-of", 1, "--seed", 3, "--guidance", 1, *models)
+    assert rewarddance(*common, "--out", tmp_path / "with", "--lora", tmp_path / "lora").code == 0
+    (painted,) = (tmp_path / "with").glob("*.png")
+    generator = torch.Generator().manual_seed(3)
+    [meant] = pipeline(PROMPT, num_inference_steps=2, guidance_scale=1.0, generator=generator).images
+    gap = np.abs(np.asarray(Image.open(painted), dtype=int) - np.asarray(meant, dtype=int))
+    assert gap.max() <= 1
+    (tmp_path / "lora" / "pytorch_lora_weights.safetensors").write_bytes(b"nothing of the kind")
+    outcome = rewarddance(*common, "--out", tmp_path / "wrong", "--lora", tmp_path / "lora")
+    assert outcome.code == 2 and "cannot be loaded into StableDiffusion3Pipeline" in outcome.stderr
 
 
 def test_an_earlier_ranking_is_left_alone(rewarddance, models, tmp_path):
