@@ -2,10 +2,12 @@
 
     python -m benchmarks.rl --out runs/rl                           # all that run on the nano generator, three seeds
     python -m benchmarks.rl --out runs/rl --algorithms nft refl --seeds 1 --iterations 50
+    python -m benchmarks.rl --out benchmarks/results/rl --report            # the runs that are there
 
 Every run is one of `rewarddance train-lora nano-...`; one that was stopped goes on, one that is done is not done again.
-Tables go to stdout, and all figures with the machine's description to `OUT/rl.json`; `OUT/rl.png` shows correctness
-over samples. Minutes are of training, without evaluations, and by the clock: they mean something on an idle machine.
+Tables go to stdout, and all figures with the machine's description to `OUT/rl.json` (unless it is only a report);
+`OUT/rl.png` shows correctness over samples. Minutes are of training, without evaluations, and by the clock: they mean
+something on an idle machine.
 """
 
 from __future__ import annotations
@@ -119,14 +121,15 @@ def spread(values: Sequence[float | None]) -> str:
 
 def table(runs: Sequence[Run], bar: float) -> str:
     lines = [
-        "| algorithm | before | after | held out, before | held out, after | exact, before | exact, after | diversity "
-        f"| samples to {bar} | minutes |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| algorithm | seeds | before | after | held out, before | held out, after | exact, before | exact, after "
+        f"| diversity | samples to {bar} | minutes |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name in dict.fromkeys(run.algorithm for run in runs):
         those = [run for run in runs if run.algorithm == name]
         reached = [run.reached(bar) for run in those]
         cells = (
+            str(len(those)),
             spread([run.first.second for run in those]),
             spread([run.last.second for run in those]),
             spread([run.first.held_out for run in those]),
@@ -171,24 +174,27 @@ def main() -> None:
     parser.add_argument("--algorithms", nargs="+", choices=ALGORITHMS, default=ALGORITHMS)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--iterations", type=int, help="in place of the configurations' own")
+    parser.add_argument("--report", action="store_true", help="only print the runs that are there and done")
     parser.add_argument("--bar", type=float, default=0.85, help="correctness whose samples are counted")
     options = parser.parse_args()
     runs: list[Run] = []
     for seed in range(options.seeds):
         for algorithm in options.algorithms:
             out = str(options.out / f"{algorithm}-{seed}")
-            runs.append(
-                train(algorithm, read_config(f"nano-{algorithm}", out=out, seed=seed, iterations=options.iterations))
-            )
+            config = read_config(f"nano-{algorithm}", out=out, seed=seed, iterations=options.iterations)
+            if not options.report:
+                runs.append(train(algorithm, config))
+            elif (run := told(algorithm, config)).iterations >= config.iterations:
+                runs.append(run)
     figures: list[dict[str, Any]] = [
         {"algorithm": run.algorithm, "seed": run.seed, "evaluations": [item.as_dict() for item in run.evaluations]}
         for run in runs
     ]
-    where = machine()
-    written = json.dumps({"machine": where, "runs": figures}, indent=2)
-    (options.out / "rl.json").write_text(written + "\n", encoding="utf-8")
+    if not options.report:  # a report may be of another machine's runs
+        written = json.dumps({"machine": machine(), "runs": figures}, indent=2)
+        (options.out / "rl.json").write_text(written + "\n", encoding="utf-8")
+        print(f"{machine()}\n")
     plot(runs, options.out / "rl.png")
-    print(f"{where}; seeds {', '.join(str(seed) for seed in range(options.seeds))}\n")
     print(table(runs, options.bar))
     print()
     print(course(runs))

@@ -2,6 +2,7 @@
 
     python -m benchmarks.rl_judges runs/scaling --out runs/rl-judges           # the judges of benchmarks.reward_scaling
     python -m benchmarks.rl_judges runs/scaling --out runs/rl-judges --arms "reward-1m, generative" --seeds 0
+    python -m benchmarks.rl_judges benchmarks/results/reward_scaling --out benchmarks/results/rl_judges --report
 
 Every run is `rewarddance train-lora nano-nft` with another judge, from where one warm start ends, which no judge has
 a say in. Judges of a seed train the runs of that seed. Those of the scaling benchmark had few lessons; the shipped one
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from benchmarks.reward_scaling import KINDS, SIZES, interval
-from benchmarks.rl import Run, machine, told, train
+from benchmarks.rl import Run, told, train
 from diffusers_ext.nano import DEFAULT_PIPELINE
 from diffusers_ext.training import read_config, train_lora
 from diffusers_ext.training.config import LoraTraining
@@ -130,6 +131,7 @@ def main() -> None:
     parser.add_argument("--arms", nargs="+", help="only these; all if none are named")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--iterations", type=int, default=24)
+    parser.add_argument("--report", action="store_true", help="only print the runs that are there and done")
     options = parser.parse_args()
     there = {seed: arms_of(options.scaling, seed) for seed in options.seeds}
     named = options.arms or list(dict.fromkeys(name for arms in there.values() for name in arms))
@@ -153,10 +155,13 @@ def main() -> None:
             if name in named:
                 folder = options.out / f"{re.sub('[^a-z0-9]+', '-', name)}-{seed}"
                 config = replace(common, out=str(folder), judges=(judge,), seed=seed)
-                if told(name, config).iterations < config.iterations:
+                if (run := told(name, config)).iterations < config.iterations:
+                    if options.report:
+                        continue
                     warm_up(options.out, example)
-                runs.append(train(name, config))
-    text = f"{machine()}\n\n{table(runs)}"
+                    run = train(name, config)
+                runs.append(run)
+    text = table(runs)
     (options.out / "judges.md").write_text(text + "\n", encoding="utf-8")
     plot(runs, options.out / "judges.png")
     print(text)
