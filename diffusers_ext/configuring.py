@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
@@ -90,13 +90,27 @@ def plain(record: Any) -> Any:
     return [plain(item) for item in record] if isinstance(record, tuple) else record
 
 
-def differences(old: Any, new: Any, where: str = "") -> list[str]:
-    """What two plain values differ in, e.g. ``judges[0].weight: 0.7 -> 0.5``; lists of unequal length as a whole."""
+def differences(old: Mapping[str, Any], new: Any, unbound: Collection[str]) -> list[str]:
+    """What a run that goes on must not change and has changed, e.g. ``judges[0].weight: 0.7 -> 0.5``.
+
+    Args:
+        old: the run's configuration as :func:`plain` gave it.
+        new: the record to go on with.
+        unbound: keys that may change.
+    """
+    now = plain(new)
+    return [
+        line for key in {**old, **now} if key not in unbound for line in _differing(old.get(key), now.get(key), key)
+    ]
+
+
+def _differing(old: Any, new: Any, where: str) -> list[str]:
+    """Line by line where both are of one shape, as a whole where they are not."""
     if isinstance(old, Mapping) and isinstance(new, Mapping) and old.keys() == new.keys():
-        return [line for key in new for line in differences(old[key], new[key], f"{where}.{key}" if where else key)]
+        return [line for key in new for line in _differing(old[key], new[key], f"{where}.{key}")]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
         pairs = enumerate(zip(old, new, strict=True))
-        return [line for place, (was, now) in pairs for line in differences(was, now, f"{where}[{place}]")]
+        return [line for place, (was, now) in pairs for line in _differing(was, now, f"{where}[{place}]")]
     return [] if old == new else [f"{where}: {old!r} -> {new!r}"]
 
 

@@ -308,11 +308,7 @@ def train_generator(
                 _adopt(pipeline, average)
                 pipeline.save_pretrained(out)
                 _adopt(pipeline, model)
-                saved = {
-                    "model": model.state_dict(),
-                    "average": average.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                }
+                saved = {name: part.state_dict() for name, part in kept.items()}
                 save_state(out / "training.pt", {**saved, "step": step + 1, "recipe": asdict(recipe)})
     _adopt(pipeline, average)
     return pipeline

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ..configuring import differences as plain_differences
-from ..configuring import plain, read, read_yaml, settle
+from ..configuring import read, read_yaml, settle
 from ..precision import Precision
 from ..rewards.errors import RewardDanceError
 
@@ -124,9 +123,3 @@ def read_config(path: str | Path, **changes: Any) -> RewardTraining:
     content = read_yaml(Path(path), TrainingError)
     content |= {name: value for name, value in changes.items() if value is not None}
     return read(RewardTraining, content, str(path), TrainingError)
-
-
-def differences(old: dict[str, Any], new: RewardTraining) -> list[str]:
-    """What a resumed run must not change and has changed, e.g. ``seed: 0 -> 1``."""
-    kept = {name: value for name, value in old.items() if name not in UNBOUND}
-    return plain_differences(kept, {name: value for name, value in plain(new).items() if name not in UNBOUND})

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from ..configuring import plain
+from ..configuring import differences, plain
 from ..states import read_state, refuse_changes, write_state
-from .config import RewardTraining, TrainingError, differences
+from .config import UNBOUND, RewardTraining, TrainingError
 
 FILE: Final = "training.pt"
 
@@ -49,5 +49,5 @@ def load_state(out: Path, config: RewardTraining) -> State | None:
     kept = read_state(out / FILE)
     if kept is None:
         return None
-    refuse_changes(out, f"step {kept['step']}", differences(kept["config"], config), TrainingError)
+    refuse_changes(out, f"step {kept['step']}", differences(kept["config"], config, UNBOUND), TrainingError)
     return State(int(kept["step"]), kept["learned"], kept["optimizer"])

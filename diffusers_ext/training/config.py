@@ -7,8 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from ..configuring import differences as plain_differences
-from ..configuring import plain, read, read_yaml, settle
+from ..configuring import read, read_yaml, settle
 from ..precision import Precision
 from .ddpo import DDPO
 from .distillation import GuidanceDistillation
@@ -215,12 +214,6 @@ def read_config(path: str | Path, **changes: Any) -> LoraTraining:
     content = read_yaml(source, LoraTrainingError)
     content |= {name: value for name, value in changes.items() if value is not None}
     return read(LoraTraining, content, str(path), LoraTrainingError)
-
-
-def differences(old: dict[str, Any], new: LoraTraining) -> list[str]:
-    """What a resumed run must not change and has changed, e.g. ``seed: 0 -> 1``."""
-    kept = {name: value for name, value in old.items() if name not in UNBOUND}
-    return plain_differences(kept, {name: value for name, value in plain(new).items() if name not in UNBOUND})
 
 
 def with_sources(config: LoraTraining, locate: Callable[[str], str]) -> LoraTraining:

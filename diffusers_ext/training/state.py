@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from torch import Tensor
 
-from ..configuring import plain
+from ..configuring import differences, plain
 from ..states import read_state, refuse_changes, write_state
-from .config import LoraTraining, differences
+from .config import UNBOUND, LoraTraining
 from .errors import LoraTrainingError
 
 FILE: Final = "state.pt"
@@ -51,7 +51,7 @@ def load_state(out: Path, config: LoraTraining, digests: Mapping[str, str]) -> d
     """
     state = read_state(out / FILE)
     if state is not None:
-        changed = differences(state["config"], config) or [
+        changed = differences(state["config"], config, UNBOUND) or [
             f"{key}: {getattr(config, key)} says something else than it did"
             for key, digest in digests.items()
             if state["digests"][key] != digest
