@@ -28,6 +28,7 @@ from diffusers_ext.metrics import read_entries
 from diffusers_ext.training import read_config, train_lora
 from diffusers_ext.training.config import LoraTraining
 from diffusers_ext.training.monitors import Evaluation, diversity_share
+from diffusers_ext.training.trainer import STOPPED
 
 ALGORITHMS = ("nft", "refl", "draft", "grpo")
 COLOURS = {"nft": (86, 156, 214), "refl": (240, 176, 80), "draft": (190, 130, 220), "grpo": (86, 190, 110)}
@@ -61,10 +62,11 @@ class Run:
 
 
 def train(name: str, config: LoraTraining) -> Run:
-    """Train, or go on, or read what is there."""
+    """Train, or go on, or read what is there; whoever stops a run stops the benchmark."""
     found = told(name, config)
     if found.iterations < config.iterations:
-        train_lora(config, progress=True)
+        if train_lora(config, progress=True).reason == STOPPED:
+            raise SystemExit(f"{config.out}: {STOPPED}; the same command goes on")
         found = told(name, config)
     return found
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import torch
 
@@ -30,6 +30,9 @@ from .saving import save_lora
 from .setup import Setup, prepare
 from .state import FILE, load_state, save_state
 from .studio import Studio
+
+STOPPED: Final = "stopped as asked"
+"""Why a run ended whose caller or user wanted it to."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ def _run(config: LoraTraining, setup: Setup, progress: bool, asked: Callable[[],
                     studio.accelerator.wait_for_everyone()
                     reason = _alarm(config, journal, studio)
                 if reason is None and _any(studio, asked()):
-                    reason = "stopped as asked"
+                    reason = STOPPED
                 if reason is not None or iteration >= config.iterations:
                     break
                 began = time.monotonic()
