@@ -182,7 +182,7 @@ def main() -> None:
     found: dict[str, list[tuple[list[OracleVerdict], list[float], Apart]]] = {}
     with hushed():
         painter = World() if options.world else Painter.load(options.guidance, options.steps, options.lora)
-        by = load_judge(JudgeConfig(instruction="alignment"), torch.device("cpu"))
+        by = load_judge(JudgeConfig(instruction="alignment"), torch.device("cpu"), {})
         for spec in prompts():
             if options.kinds and kind_of(spec) not in options.kinds:
                 continue
@@ -194,8 +194,8 @@ def main() -> None:
     print("| " + " | ".join(COLUMNS) + " |")
     print("|---" * len(COLUMNS) + "|")
     for kind, items in found.items():
-        verdicts_of, rewards_of, distances = zip(*items, strict=True)
-        print(row(kind, list(verdicts_of), np.array(rewards_of), list(distances)))
+        verdicts_of, rewards_of, distances_of = zip(*items, strict=True)
+        print(row(kind, list(verdicts_of), np.array(rewards_of), list(distances_of)))
 
 
 if __name__ == "__main__":

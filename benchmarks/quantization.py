@@ -16,7 +16,7 @@ import statistics
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -92,7 +92,7 @@ def speed_ratio(judge: RewardModel, baseline: RewardModel, pairs: list[Pair]) ->
 def measure(model: str, device: str | None, pairs: list[Pair]) -> tuple[list[Row], dict[str, str]]:
     """A row for float32, bfloat16 and each scheme that runs here, and why each of the others does not."""
     baseline = RewardModel.from_pretrained(model, device=device, dtype=torch.float32)
-    count = sum(layer.weight.numel() for layer in language_layers(baseline))
+    count = sum(cast(torch.Tensor, layer.weight).numel() for layer in language_layers(baseline))
     expected = judge_pairs(baseline, pairs)
     right = accuracy(expected, pairs)
     rows: list[Row] = []

@@ -27,7 +27,7 @@ from diffusers_ext.training import read_config, train_lora
 from diffusers_ext.training.config import LoraTraining
 from diffusers_ext.training.distillation import GuidanceDistillation
 from diffusers_ext.training.monitors import diversity_share
-from diffusers_ext.training.rewards import JudgeConfig
+from diffusers_ext.training.rewards import JudgeConfig, Scale
 
 WARM_START: Final = GuidanceDistillation(scale=3.0, iterations=20, updates=8, learning_rate=1e-3)
 """Shorter than the example's, so that judges have more left to bring out."""
@@ -40,7 +40,7 @@ def arms_of(scaling: Path, seed: int) -> dict[str, JudgeConfig]:
     for size in SIZES:
         for kind in KINDS:
             # Bradley-Terry rewards have no zero, so that the sigmoid of one says nothing.
-            scale = "probability" if kind == "generative" else "log_odds"
+            scale: Scale = "probability" if kind == "generative" else "log_odds"
             judge = JudgeConfig(str(scaling / f"{size}-{kind}-{seed}"), instruction="exactness", scale=scale)
             arms[f"{size}, {kind}"] = judge
     arms = {name: judge for name, judge in arms.items() if (Path(str(judge.model)) / "figures.json").exists()}
