@@ -26,7 +26,7 @@ from diffusers_ext.nano import DEFAULT_PIPELINE
 from diffusers_ext.training import read_config, train_lora
 from diffusers_ext.training.config import LoraTraining
 from diffusers_ext.training.distillation import GuidanceDistillation
-from diffusers_ext.training.monitors import diversity_share
+from diffusers_ext.training.monitors import diversity_share, spread_share
 from diffusers_ext.training.rewards import JudgeConfig, Scale
 
 WARM_START: Final = GuidanceDistillation(scale=3.0, iterations=20, updates=8, learning_rate=1e-3)
@@ -87,7 +87,7 @@ def table(runs: Sequence[Run]) -> str:
             [run.last.held_out or 0.0 for run in those],
             [run.last.exact or 0.0 for run in those],
             [run.last.reward - run.first.reward for run in those],
-            [run.last.group_deviation / run.first.group_deviation for run in those],
+            [spread_share(run.first, run.last) for run in those],
             [diversity_share(run.first, run.last) for run in those],
         )
         lines.append(f"| {name} | {len(those)} | {' | '.join(map(interval, columns))} |")

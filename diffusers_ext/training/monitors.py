@@ -121,7 +121,7 @@ def alarms_of(history: Sequence[Evaluation], limits: Alarms) -> dict[str, str]:
     diversity = diversity_share(first, last)
     if diversity < limits.diversity:
         found["diversity"] = f"pictures of one prompt differ by {diversity:.0%} of what the base's do"
-    spread = last.group_deviation / max(first.group_deviation, 1e-6)
+    spread = spread_share(first, last)
     if spread < limits.spread:
         found["spread"] = f"rewards within a prompt spread by {spread:.0%} of what the base's do"
     distance = gap(history)
@@ -150,8 +150,8 @@ def summary(history: Sequence[Evaluation]) -> str:
     figures = {"reward": last.reward, "second judge": last.second, "held out": last.held_out, "exact": last.exact}
     parts = [f"{name} {value:.3f}" for name, value in figures.items() if value is not None]
     if len(history) > 1:
-        spread = last.group_deviation / max(first.group_deviation, 1e-6)
-        parts.append(f"of the base's spread {spread:.0%}, diversity {diversity_share(first, last):.0%}")
+        spread, diversity = spread_share(first, last), diversity_share(first, last)
+        parts.append(f"of the base's spread {spread:.0%}, diversity {diversity:.0%}")
     return f"after {last.iteration} iterations: {', '.join(parts)}"
 
 
@@ -161,6 +161,11 @@ def lasting(history: Sequence[Evaluation], limits: Alarms) -> dict[str, str]:
         return {}
     found = [alarms_of(history[: len(history) - back], limits) for back in range(limits.patience)]
     return {name: text for name, text in found[0].items() if all(name in other for other in found)}
+
+
+def spread_share(first: Evaluation, last: Evaluation) -> float:
+    """Standard deviation of rewards within a prompt as a share of the first evaluation's."""
+    return last.group_deviation / max(first.group_deviation, 1e-6)
 
 
 def diversity_share(first: Evaluation, last: Evaluation) -> float:
