@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .backbones.base import Backbone, Sight
+from .backbones.base import Backbone, Pixels, Sight
 from .engine import last, lay_out, log_odds
 
 Layout = Sequence[tuple[int, ...]]
@@ -27,9 +27,9 @@ Layout = Sequence[tuple[int, ...]]
 def candidate_log_odds(
     backbone: Backbone,
     layouts: Sequence[Layout],
-    candidates: Tensor,
-    references: Tensor | Sequence[Image.Image] | None,
-    examples: Sequence[Image.Image],
+    candidates: Sequence[Pixels],
+    references: Sequence[Pixels] | None,
+    given: Sequence[Sequence[Image.Image]],
     debias: bool,
     checkpointing: bool,
 ) -> Tensor:
@@ -37,33 +37,50 @@ def candidate_log_odds(
 
     Args:
         backbone: the model.
-        layouts: B questions, each with a place for every example, then for the reference (if any), then the candidate.
-        candidates: float [B, 3, H, W] in [0, 1].
-        references: B or one, as a float tensor [B, 3, H, W] in [0, 1] or as pictures; or None.
-        examples: pictures shown before the question.
+        layouts: B questions, each with a place for every picture that is given, then for those of the reference (if
+            there is one), then for those of the candidate.
+        candidates: what stands in their places, in order; of each of these, the first candidate's come first.
+        references: the same of B references, or of one; or None.
+        given: pictures shown before, for each candidate: examples, and the first frame of a video.
         debias: ask both orders, and return half the difference.
         checkpointing: compute activations anew in the backward pass instead of keeping them.
     """
+    count = len(layouts)
     with saving_memory(backbone.model) if checkpointing else nullcontext():
-        shown = backbone.look(backbone.pixels_of(candidates))
-        with torch.no_grad():
-            before = backbone.look(backbone.pixels(examples)) if examples else []
+        shown = _looked_at(backbone, candidates, count)
+        before = _given(backbone, given)
         if references is None:
-            return _asked(backbone, layouts, [[*before, own] for own in shown])
-        if isinstance(references, Tensor):
-            with nullcontext() if references.requires_grad else torch.no_grad():
-                against = backbone.look(backbone.pixels_of(references))
-        else:
-            with torch.no_grad():
-                against = backbone.look(backbone.pixels(references))
-        against = against * (len(shown) // len(against))
-        pairs = list(zip(against, shown, strict=True))
-        orders = [[*before, other, own] for other, own in pairs]
+            return _asked(backbone, layouts, [[*first, *own] for first, own in zip(before, shown, strict=True)])
+        with nullcontext() if any(item.values.requires_grad for item in references) else torch.no_grad():
+            single = len(references[0].rows) == 1
+            against = _looked_at(backbone, references, 1) * count if single else _looked_at(backbone, references, count)
+        rows = list(zip(before, against, shown, strict=True))
+        orders = [[*first, *other, *own] for first, other, own in rows]
         if not debias:
             return _asked(backbone, layouts, orders)
-        orders += [[*before, own, other] for other, own in pairs]
-        first, second = _asked(backbone, [*layouts, *layouts], orders).chunk(2)
-        return (first - second) / 2
+        orders += [[*first, *own, *other] for first, other, own in rows]
+        there, back = _asked(backbone, [*layouts, *layouts], orders).chunk(2)
+        return (there - back) / 2
+
+
+def _looked_at(backbone: Backbone, lots: Sequence[Pixels], count: int) -> list[list[Sight]]:
+    """What stands in the places of each of `count` candidates, in order."""
+    found: list[list[Sight]] = [[] for _ in range(count)]
+    for lot in lots:
+        sights = backbone.look(lot)
+        each = len(sights) // count
+        for number, places in enumerate(found):
+            places += sights[number * each : (number + 1) * each]
+    return found
+
+
+@torch.no_grad()
+def _given(backbone: Backbone, rows: Sequence[Sequence[Image.Image]]) -> list[list[Sight]]:
+    distinct = {id(image): image for row in rows for image in row}
+    if not distinct:
+        return [[] for _ in rows]
+    seen = dict(zip(distinct, backbone.look(backbone.pixels(list(distinct.values()))), strict=True))
+    return [[seen[id(image)] for image in row] for row in rows]
 
 
 def _asked(backbone: Backbone, layouts: Sequence[Layout], shown: Sequence[Sequence[Sight]]) -> Tensor:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -38,11 +39,12 @@ from .judgement import Judgement
 from .processors import load_processor
 from .quantization import Quantization, loading_options, settle
 from .questions import Picture, Question
-from .videos import as_clips
+from .videos import RATE, as_clips, check_clips, spread
 
 if TYPE_CHECKING:
     from PIL import Image
 
+    from .backbones.base import Pixels
     from .images import ImageInput
     from .videos import VideoInput
 
@@ -386,25 +388,74 @@ class RewardModel:
         """
         by, candidates = get_instruction(instruction), check_batch(images)
         asked = prompts_for(prompt, len(candidates))
-        against: Tensor | list[Image.Image] | None = None
-        if isinstance(reference, Tensor):
-            against = check_batch(reference)
-        elif reference is not None:
-            against = as_images(reference)
-        if against is not None:
-            check_count(len(against), len(candidates))
+        against: list[Pixels] | None = None
+        if reference is not None:
+            others = check_batch(reference) if isinstance(reference, Tensor) else as_images(reference)
+            check_count(len(others), len(candidates))
+            looked = self.backbone.pixels_of(others) if isinstance(others, Tensor) else self.backbone.pixels(others)
+            against = [looked]
         texts = [self._text(by, text, against is not None, explain=False) for text in asked]
-        with self._combiner.alone():
-            value = candidate_log_odds(
-                self.backbone,
-                [self.backbone.pieces(text) for text in texts],
-                candidates,
-                against,
-                example_images(by),
-                debias,
-                checkpointing,
-            )
+        shown, given = [self.backbone.pixels_of(candidates)], [example_images(by)] * len(candidates)
+        value = self._differentiable(texts, given, shown, against, debias, checkpointing)
         return value / (self.config.pointwise_temperature if against is None else self.config.temperature)
+
+    def video_log_odds(
+        self,
+        videos: Tensor,
+        prompt: str | Sequence[str],
+        instruction: str | Instruction = DEFAULT_VIDEO_INSTRUCTION,
+        first_frame: ImageInput | Sequence[ImageInput] | None = None,
+        frames: int | None = None,
+        checkpointing: bool = True,
+    ) -> Tensor:
+        """The log-odds of :meth:`score_video`, differentiable in the pixels of the frames that are shown.
+
+        Args:
+            videos: float [B, F, 3, H, W] or [F, 3, H, W] in [0, 1], on any device. Gradients flow to them.
+            prompt: what they were to show; one for all, or one each.
+            instruction, first_frame, frames: as in :meth:`score_video`.
+            checkpointing: as in :meth:`log_odds`.
+
+        Returns:
+            float32 [B] (float64 for a model in float64), on the model's device.
+
+        Raises:
+            ImageError: tensors of the wrong shape, type or range, or not as many first frames as videos.
+            PromptTextError: an empty prompt, or not as many prompts as videos.
+            ModelError: the model takes no videos.
+        """
+        by, candidates = get_instruction(instruction), check_clips(videos)
+        count, total = candidates.shape[:2]
+        asked = prompts_for(prompt, count)
+        firsts = [[]] if first_frame is None else [[image] for image in as_images(first_frame)]
+        places = spread(total, self.config.video_frames if frames is None else frames)
+        seen, rate = candidates[:, list(places)], RATE * len(places) / total
+        parts, stretches = self.backbone.clip(len(places), rate)
+        texts = [
+            self._text(by, text, False, explain=False, candidate=parts, first_frame=first_frame is not None)
+            for text in asked
+        ]
+        examples = example_images(by)
+        given = [[*examples, *first] for first in one_each(firsts, count, "first frames")]
+        # What the vision tower takes in one go is frames of one number.
+        alike = [list(lot) for _, lot in groupby(stretches, lambda stretch: stretch.stop - stretch.start)]
+        lots = [torch.stack([seen[:, stretch] for stretch in lot], dim=1).flatten(0, 1) for lot in alike]
+        shown = [self.backbone.moving(lot, 1 / rate) for lot in lots]
+        value = self._differentiable(texts, given, shown, None, False, checkpointing)
+        return value / self.config.pointwise_temperature
+
+    def _differentiable(
+        self,
+        texts: Sequence[str],
+        given: Sequence[Sequence[Image.Image]],
+        candidates: Sequence[Pixels],
+        references: Sequence[Pixels] | None,
+        debias: bool,
+        checkpointing: bool,
+    ) -> Tensor:
+        layouts = [self.backbone.pieces(text) for text in texts]
+        with self._combiner.alone():
+            return candidate_log_odds(self.backbone, layouts, candidates, references, given, debias, checkpointing)
 
     def question(
         self,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from PIL import Image
 
 from .errors import ImageError, RewardDanceError
-from .images import as_images, load_image
+from .images import as_images, check_batch, load_image
 
 if TYPE_CHECKING:
     import torch
@@ -168,3 +168,16 @@ def as_clips(videos: Any) -> list[Clip]:
     if all(isinstance(item, Image.Image) for item in items):
         return [Clip(tuple(as_images(items)))]
     return [clip for item in items for clip in as_clips(item)]
+
+
+def check_clips(videos: torch.Tensor) -> torch.Tensor:
+    """Videos as a float tensor [B, F, 3, H, W], of one [F, 3, H, W] or several; gradients pass.
+
+    Raises:
+        ImageError: wrong shape, type or range, or NaN.
+    """
+    if getattr(videos, "ndim", 0) not in (4, 5) or 0 in videos.shape:
+        shape = list(videos.shape) if hasattr(videos, "shape") else type(videos).__name__
+        raise ImageError(f"got {shape}; expected a float tensor [F, 3, H, W] or [B, F, 3, H, W] with values in [0, 1]")
+    batch = videos[None] if videos.ndim == 4 else videos
+    return check_batch(batch.flatten(0, 1)).unflatten(0, batch.shape[:2])

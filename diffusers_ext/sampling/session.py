@@ -117,17 +117,17 @@ class Session:
 
     def differentiable(self, clean: Tensor) -> Tensor:
         """Log-odds [B] of clean latents [B, ...], differentiable in them."""
-        log_odds = getattr(self.judge, "log_odds", None)
-        if log_odds is None:
-            raise SamplingError(
-                f"{type(self.judge).__name__} has no log_odds, so it gives no gradient; a RewardModel does"
-            )
         assert self.painter.canvas is not None
         shown = pixels(self.painter.pipeline, clean, self.painter.canvas)
-        if shown.ndim == 5:
-            raise SamplingError("gradients of videos are not there yet; search with RandomSearch or FeynmanKac")
+        name = "video_log_odds" if shown.ndim == 5 else "log_odds"
+        log_odds = getattr(self.judge, name, None)
+        if log_odds is None:
+            raise SamplingError(
+                f"{type(self.judge).__name__} has no {name}, so it gives no gradient; a RewardModel does"
+            )
         self.gradients += len(clean)
-        return log_odds(shown, self.painter.prompt, instruction=self.instruction, checkpointing=False)
+        options = self._beginning() if shown.ndim == 5 else {}
+        return log_odds(shown, self.painter.prompt, instruction=self.instruction, checkpointing=False, **options)
 
     def note(
         self, rewards: np.ndarray, stage: str, parents: Sequence[int | None] | None = None, final: bool = False
@@ -150,8 +150,13 @@ class Session:
         score_video = getattr(self.judge, "score_video", None)
         if score_video is None:
             raise SamplingError(f"{type(self.judge).__name__} judges pictures only; RewardModel judges videos too")
-        first = self.painter.options.get("image")
-        options = {} if first is None else {"first_frame": first}
         return score_video(
-            [list(video) for video in shown], self.painter.prompt, instruction=self.instruction, **options
+            [list(video) for video in shown],
+            self.painter.prompt,
+            instruction=self.instruction,
+            **self._beginning(),
         )
+
+    def _beginning(self) -> dict[str, Any]:
+        first = self.painter.options.get("image")
+        return {} if first is None else {"first_frame": first}

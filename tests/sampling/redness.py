@@ -23,6 +23,9 @@ class Redness:
         shades = images.float().mean((2, 3)) * 255
         return (shades[:, 0] - shades[:, 1:].mean(1)) / 8
 
+    def video_log_odds(self, videos, prompt, instruction=None, **options):
+        return self.log_odds(videos.mean(1), prompt)
+
 
 def pixels(images) -> np.ndarray:
     return np.stack([np.asarray(image) for image in images])

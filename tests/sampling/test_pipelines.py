@@ -100,18 +100,16 @@ def test_every_family_is_steered(case):
     "method",
     [
         Gradient(2, looks=(0.5, 0.7), length=0.3),
-        pytest.param(NoiseOptimization(1, 4, 2, rate=0.2), marks=pytest.mark.slow),
+        # Small networks of random weights have small gradients.
+        pytest.param(NoiseOptimization(1, 4, 2, 0.2, regularization=0, clip=1e-4), marks=pytest.mark.slow),
     ],
 )
-def test_gradients_reach_the_latents_of_every_family_of_pictures(case, method):
+def test_gradients_reach_the_latents_of_every_family(case, method):
     pipeline, options = case
-    guided = RewardGuidedPipeline(pipeline, Redness(), method)
-    if "num_frames" in options:
-        with pytest.raises(SamplingError, match="videos"):
-            guided(PROMPT, **options)
-        return
+    guided, judge = RewardGuidedPipeline(pipeline, Redness(), method), Redness()
     count = len(guided(PROMPT, **options).images)
-    rewards = [item.log_odds for item in Redness().score(plain(pipeline, options, "pil")[:count], PROMPT)]
+    score = judge.score_video if "num_frames" in options else judge.score
+    rewards = [item.log_odds for item in score(plain(pipeline, options, "pil")[:count], PROMPT)]
     assert np.mean(guided(PROMPT, **options).ranking.rewards) > np.mean(rewards)
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from diffusers_ext.rewards.errors import ImageError, ModelError
 from diffusers_ext.rewards.instructions import PRESETS
+from diffusers_ext.rewards.model import RewardModel
 from diffusers_ext.rewards.prompts import PAIRWISE_QUESTION, POINTWISE_QUESTION
 from diffusers_ext.rewards.videos import Clip
 
@@ -154,3 +155,76 @@ def test_the_reranker_takes_videos_but_no_first_frame(reranker):
     assert np.isfinite(values(reranker.score_video(clip, PROMPT))).all()
     with pytest.raises(ModelError, match="first frame"):
         reranker.score_video(clip, PROMPT, first_frame=clip.frames[0])
+
+
+def tensor_of(clip):
+    return torch.stack([torch.from_numpy(np.array(frame)).permute(2, 0, 1) for frame in clip.frames]) / 255
+
+
+def test_log_odds_with_a_gradient_are_those_that_score_video_gives(judge):
+    one, other, long = *clips(2), *clips(1, frames=24)
+    shown = torch.stack([tensor_of(one), tensor_of(other)])
+    firsts = [other.frames[0], one.frames[2]]
+    with torch.no_grad():
+        found = [
+            *judge.video_log_odds(shown, PROMPT),
+            *judge.video_log_odds(shown, [PROMPT, "two blue stars"], "i2v-overall", firsts),
+            *judge.video_log_odds(shown, PROMPT, first_frame=firsts[0]),
+            *judge.video_log_odds(tensor_of(long), PROMPT, frames=7),
+        ]
+    expected = [
+        *judge.score_video(shown, PROMPT),
+        *judge.score_video(shown, [PROMPT, "two blue stars"], "i2v-overall", firsts),
+        *judge.score_video(shown, PROMPT, first_frame=firsts[0]),
+        *judge.score_video(tensor_of(long), PROMPT, frames=7),
+    ]
+    assert [float(value) for value in found] == pytest.approx(values(expected), abs=1e-4)
+
+
+def test_the_gradient_of_a_video_is_that_of_finite_differences(judge):
+    exact = RewardModel(copy.deepcopy(judge.model).double(), judge.processor, judge.name, judge.config)
+    (clip,) = clips(1)
+    video = (0.1 + 0.8 * tensor_of(clip).double()).requires_grad_()  # steps stay within [0, 1]
+
+    def value(pixels):
+        return exact.video_log_odds(pixels, PROMPT, first_frame=clip.frames[-1])[0]
+
+    (gradient,) = torch.autograd.grad(value(video), video)
+    assert (gradient.flatten(1).abs().amax(1) > 0).all()  # every frame is seen
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        direction = torch.randn(video.shape, generator=generator, dtype=torch.float64)
+        with torch.no_grad():
+            coarse, fine = (
+                float(value(video + step * direction) - value(video - step * direction)) / (2 * step)
+                for step in (1e-2, 5e-3)
+            )
+        # transformers takes norms in float32 even in a float64 model, so steps must be long; Richardson mends that.
+        measured = (4 * fine - coarse) / 3
+        assert float((gradient * direction).sum()) == pytest.approx(measured, rel=2e-3, abs=2e-5)
+
+
+def test_frames_that_are_not_shown_get_no_gradient(judge):
+    (long,) = clips(1, frames=9)
+    video = tensor_of(long).requires_grad_()
+    judge.video_log_odds(video, PROMPT, frames=3).sum().backward()
+    assert video.grad.flatten(1).abs().amax(1).nonzero().flatten().tolist() == [1, 4, 7]
+
+
+def test_what_is_no_batch_of_videos_is_refused(judge):
+    shown = torch.rand(2, 3, 3, 56, 56)
+    with pytest.raises(ImageError, match=r"\[2, 3\]"):
+        judge.video_log_odds(shown[:, :, 0, 0, 0], PROMPT)
+    with pytest.raises(ImageError, match="from"):
+        judge.video_log_odds(2 * shown, PROMPT)
+    with pytest.raises(ImageError, match="3 first frames for 2"):
+        judge.video_log_odds(shown, PROMPT, first_frame=torch.rand(3, 3, 56, 56))
+
+
+def test_the_reranker_gives_the_gradient_of_a_video(reranker):
+    (clip,) = clips(1)
+    video = tensor_of(clip).requires_grad_()
+    found = reranker.video_log_odds(video, PROMPT)
+    assert found.tolist() == pytest.approx(values(reranker.score_video(video.detach(), PROMPT)), abs=1e-4)
+    found.sum().backward()
+    assert video.grad.abs().max() > 0
