@@ -182,7 +182,7 @@ def main() -> None:
     found: dict[str, list[tuple[list[OracleVerdict], list[float], Apart]]] = {}
     with hushed():
         painter = World() if options.world else Painter.load(options.guidance, options.steps, options.lora)
-        by = load_judge(JudgeConfig(instruction="alignment"), torch.device("cpu"), {})
+        by = load_judge(JudgeConfig(), torch.device("cpu"), "alignment")
         for spec in prompts():
             if options.kinds and kind_of(spec) not in options.kinds:
                 continue

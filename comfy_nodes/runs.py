@@ -12,17 +12,22 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import cycle, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from diffusers_ext.configuring import plain
 from diffusers_ext.metrics import FILE, Entry, read_entries
+from diffusers_ext.rewards.images import as_png, load_image
 from diffusers_ext.training import LoraTrainingError
 from diffusers_ext.training.config import with_sources
+from diffusers_ext.training.prompts import Prompt, read_prompts
 
 if TYPE_CHECKING:
+    from PIL import Image
+
     from diffusers_ext.training import LoraTraining, Result
 
 _PROGRAM: Final = Path(__file__).with_name("trainee.py")
@@ -34,26 +39,38 @@ _PAUSE: Final = 0.2
 """Seconds between two looks at a run."""
 
 
-def placed(config: LoraTraining, out: Path, prompts: str, beside: Path) -> LoraTraining:
+def placed(
+    config: LoraTraining, out: Path, prompts: str, beside: Path, first_frames: Sequence[Image.Image] = ()
+) -> LoraTraining:
     """A configuration that can be run in the run's folder, and gone on with wherever that is moved to.
 
-    Its prompts are put there, and named as they are from there, so that the LoRA's header, which holds the
-    configuration, says nothing of the machine.
+    Its prompts, and the pictures that videos begin with, are put there, and named as they are from there, so that the
+    LoRA's header, which holds the configuration, says nothing of the machine.
 
     Args:
         config: what is to be trained.
         out: the run's folder, which is made.
         prompts: one on every line, in place of the configuration's; empty for those.
         beside: the folder that the configuration's own files are named from.
+        first_frames: what videos begin with, one for all of `prompts` or one each.
 
     Raises:
-        LoraTrainingError: its prompts are in a file that cannot be read, or the folder cannot be made.
+        LoraTrainingError: its prompts are in a file that cannot be read, the folder cannot be made, or there is another
+            number of first frames.
     """
+    lines = [line.strip() for line in prompts.splitlines() if line.strip()]
+    if first_frames and (not lines or len(first_frames) not in (1, len(lines))):
+        raise LoraTrainingError(
+            f"first_frames: got {len(first_frames)} for {len(lines)} prompts; give one for all, or one for each"
+        )
     wanted = [config.prompts, config.evaluation_prompts]
-    texts = [prompts if prompts.strip() else None if name == _NANO else _read(beside / name) for name in wanted]
+    found = [None if lines or name == _NANO else _read(beside / name) for name in wanted]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        learned, asked = (_NANO if text is None else _kept(text, out) for text in texts)
+        begun = [_picture(picture, out) for picture in first_frames]
+        firsts = cycle(begun) if begun else repeat(None)
+        own = [Prompt(line, next(firsts)) for line in lines]
+        learned, asked = (_kept(prompts, out) if (prompts := own or those) else _NANO for those in found)
     except OSError as error:
         raise LoraTrainingError(f"{out}: cannot be written ({error})") from error
 
@@ -64,22 +81,43 @@ def placed(config: LoraTraining, out: Path, prompts: str, beside: Path) -> LoraT
     return replace(placed, out=".", prompts=learned, evaluation_prompts=asked, save_every=1)
 
 
-def _read(path: Path) -> str:
+def _read(path: Path) -> list[Prompt]:
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_prompts(path, "prompts")
+    except LoraTrainingError as error:
         raise LoraTrainingError(
             f"this configuration takes its prompts from {path.name}, which cannot be read ({error}); write prompts "
             "into the node, one on every line"
         ) from error
 
 
-def _kept(text: str, out: Path) -> str:
-    """The name of a file with the text, by its content: other prompts are another configuration."""
-    lines = "".join(f"{line.strip()}\n" for line in text.splitlines() if line.strip())
-    name = f"prompts-{hashlib.sha256(lines.encode()).hexdigest()[:8]}.txt"
-    (out / name).write_text(lines, encoding="utf-8")
+def _kept(prompts: Sequence[Prompt], out: Path) -> str:
+    """The name of a file with the prompts, by its content: others are another configuration."""
+    if all(prompt.first_frame is None for prompt in prompts):
+        lines, ending = [prompt.text for prompt in prompts], "txt"
+    else:
+        firsts = [prompt.first_frame and _picture(load_image(prompt.first_frame), out) for prompt in prompts]
+        records = [
+            {"prompt": prompt.text} if first is None else {"prompt": prompt.text, "first_frame": first.name}
+            for prompt, first in zip(prompts, firsts, strict=True)
+        ]
+        lines, ending = [json.dumps(record, ensure_ascii=False) for record in records], "jsonl"
+    text = "".join(f"{line}\n" for line in lines)
+    name = f"prompts-{_digest(text.encode())}.{ending}"
+    (out / name).write_text(text, encoding="utf-8")
     return name
+
+
+def _picture(picture: Image.Image, out: Path) -> Path:
+    """A file with the picture, by its content."""
+    content = as_png(picture)
+    file = out / f"first-frame-{_digest(content)}.png"
+    file.write_bytes(content)
+    return file
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:8]
 
 
 def run(

@@ -23,6 +23,7 @@ from diffusers_ext.training import LoraTrainingError, read_config
 from . import folders, ports, runs
 from .curves import draw_curves
 from .judges import Held
+from .pictures import pictures
 from .previews import previews
 
 if TYPE_CHECKING:
@@ -110,6 +111,11 @@ class TrainRewardLora(io.ComfyNode):
                 ),
                 ports.reward_model("the configuration's"),
                 ports.instruction("the configuration's"),
+                io.Image.Input(
+                    "first_frames",
+                    optional=True,
+                    tooltip="What videos begin with (image to video): one picture for all prompts, or one for each.",
+                ),
                 io.Model.Input(
                     "model", optional=True, tooltip="The generator as ComfyUI has it, to get it back with the LoRA."
                 ),
@@ -144,6 +150,7 @@ class TrainRewardLora(io.ComfyNode):
         pipeline: str = "",
         reward_model: Held | None = None,
         instruction: Instruction | None = None,
+        first_frames: Any = None,
         model: Any = None,
     ) -> io.NodeOutput:
         name = run_name.strip()
@@ -158,7 +165,8 @@ class TrainRewardLora(io.ComfyNode):
             pipeline=pipeline.strip() or None,
         )
         out = Path(folder_paths.get_output_directory()) / "reward_training" / name
-        plan = runs.placed(judged_by(given, reward_model, instruction), out, prompts, file.parent)
+        firsts = [] if first_frames is None else pictures(first_frames, "first_frames")
+        plan = runs.placed(judged_by(given, reward_model, instruction), out, prompts, file.parent, firsts)
         model_management.unload_all_models()  # the run needs the room
         model_management.soft_empty_cache()
         bar = ProgressBar(iterations)

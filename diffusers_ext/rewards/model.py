@@ -406,6 +406,7 @@ class RewardModel:
         instruction: str | Instruction = DEFAULT_VIDEO_INSTRUCTION,
         first_frame: ImageInput | Sequence[ImageInput] | None = None,
         frames: int | None = None,
+        fps: float = RATE,
         checkpointing: bool = True,
     ) -> Tensor:
         """The log-odds of :meth:`score_video`, differentiable in the pixels of the frames that are shown.
@@ -414,6 +415,7 @@ class RewardModel:
             videos: float [B, F, 3, H, W] or [F, 3, H, W] in [0, 1], on any device. Gradients flow to them.
             prompt: what they were to show; one for all, or one each.
             instruction, first_frame, frames: as in :meth:`score_video`.
+            fps: frames per second that the videos have.
             checkpointing: as in :meth:`log_odds`.
 
         Returns:
@@ -429,7 +431,7 @@ class RewardModel:
         asked = prompts_for(prompt, count)
         firsts = [[]] if first_frame is None else [[image] for image in as_images(first_frame)]
         places = spread(total, self.config.video_frames if frames is None else frames)
-        seen, rate = candidates[:, list(places)], RATE * len(places) / total
+        seen, rate = candidates[:, list(places)], fps * len(places) / total
         parts, stretches = self.backbone.clip(len(places), rate)
         texts = [
             self._text(by, text, False, explain=False, candidate=parts, first_frame=first_frame is not None)

@@ -9,6 +9,7 @@ from typing import Any, Final, Literal
 
 from ..configuring import read, read_yaml, settle
 from ..precision import Precision
+from ..rewards.videos import RATE
 from .ddpo import DDPO
 from .distillation import GuidanceDistillation
 from .draft import DRaFT
@@ -50,6 +51,7 @@ class LoraTraining:
             nothing of the kind.
         pipeline: folder or hub id of a diffusers pipeline; None for the nano generator.
         prompts: file with a prompt on every line, or ``nano`` for prompts of the nano world's training combinations.
+            For image-to-video a ``.jsonl``, whose records have a ``prompt`` and a ``first_frame``.
         prompt_count: how many prompts of the nano world.
         judges: what is to rise; one or several.
         instructions: file with instructions of your own, in TOML or JSON, which judges may be given by name.
@@ -59,6 +61,7 @@ class LoraTraining:
         jitter: how pictures are changed a little before judges see them whose gradient is climbed; None for not at all.
         height, width: of pictures; None for the pipeline's own.
         frames: of videos.
+        fps: of videos, in frames per second, as judges are told.
         max_sequence_length: of T5's and other long encoders' tokens; None for the pipeline's own, and 1 for nano's.
         guidance: what models with embedded guidance (FLUX) are told.
         rank, alpha: of the LoRA.
@@ -84,8 +87,8 @@ class LoraTraining:
         seed: of all that is drawn.
         save_every: iterations between saved states.
         evaluate_every: iterations between evaluations; the first is before any training.
-        evaluation_prompts: file with a prompt on every line, or ``nano`` for prompts of all kinds, a quarter of them
-            with combinations held out of all training.
+        evaluation_prompts: file as of `prompts`, or ``nano`` for prompts of all kinds, a quarter of them with
+            combinations held out of all training.
         evaluation_count, evaluation_size: how many prompts, and how many pictures of each.
         evaluation_steps: denoising steps of evaluated pictures.
         evaluation_guidance: classifier-free guidance of evaluated pictures; 1 for none.
@@ -107,6 +110,7 @@ class LoraTraining:
     height: int | None = None
     width: int | None = None
     frames: int = 1
+    fps: float = RATE
     max_sequence_length: int | None = None
     guidance: float = 3.5
     rank: int = 32
@@ -152,7 +156,7 @@ class LoraTraining:
         for name in counts:
             if getattr(self, name) < 1:
                 raise LoraTrainingError(f"{name}: must be at least 1, not {getattr(self, name)}")
-        for name in ("learning_rate", "clip", "alpha"):
+        for name in ("learning_rate", "clip", "alpha", "fps"):
             if not getattr(self, name) > 0:
                 raise LoraTrainingError(f"{name}: must be above zero, not {getattr(self, name)}")
         if self.halving is not None and self.halving < 1:
@@ -180,6 +184,11 @@ class LoraTraining:
                 f"warm_start: {self.groups} groups of {self.group_size} pictures cannot be shared among its "
                 f"{self.warm_start.updates} updates evenly; change groups, group_size, or updates of the warm start"
             )
+
+    @property
+    def all_judges(self) -> tuple[JudgeConfig, ...]:
+        """Those whose reward is to rise, and the second one."""
+        return self.judges if self.second_judge is None else (*self.judges, self.second_judge)
 
     @property
     def guides(self) -> bool:

@@ -14,6 +14,7 @@ from ..rewards.images import as_images
 from .algorithm import velocity_distance
 from .diffusion import denoise, noise_for
 from .monitors import Evaluation, feature_diversity, group_deviation, pixel_diversity
+from .prompts import Prompt, first_frames, texts
 from .rewards import Judge
 from .studio import Studio
 
@@ -33,7 +34,7 @@ class Exam:
         oracle: whether all prompts are of the nano world, so that the oracle is the second judge if there is no other.
     """
 
-    prompts: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
     size: int
     steps: int
     guidance: float
@@ -61,10 +62,12 @@ class Exam:
                 for start in range(0, len(images), 64)
             ]
         )
-        truth = _truth(images, prompts) if self.oracle and images.ndim == 4 else None  # it does not look at videos
+        truth = (
+            _truth(images, texts(prompts)) if self.oracle and images.ndim == 4 else None
+        )  # it does not look at videos
         second = None if truth is None else truth.correct
         if self.second is not None:
-            second = self.second.reward(images, prompts)
+            second = self.second.reward(images, texts(prompts), None, first_frames(prompts))
         held_out = None
         if second is not None and truth is not None:
             held_out = float(second[truth.rare].mean()) if truth.rare.any() else None
@@ -140,13 +143,13 @@ def features_of(backbone: Any, images: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _base_distance(studio: Studio, prompts: Sequence[str], seeds: Sequence[tuple[int, ...]]) -> float:
+def _base_distance(studio: Studio, prompts: Sequence[Prompt], seeds: Sequence[tuple[int, ...]]) -> float:
     """Mean squared difference of velocities to the base, on noised latents of the base, at random levels."""
     chosen = np.linspace(0, len(prompts) - 1, min(32, len(prompts))).astype(int)
-    texts, numbers = [prompts[index] for index in chosen], [(*seeds[index], 1) for index in chosen]
+    asked, numbers = [prompts[index] for index in chosen], [(*seeds[index], 1) for index in chosen]
     noise = noise_for(studio.generator.shape, numbers, studio.device)
-    uniform = (torch.arange(len(texts), device=studio.device) + 0.5) / len(texts)
-    denoiser = studio.denoiser(texts)
+    uniform = (torch.arange(len(asked), device=studio.device) + 0.5) / len(asked)
+    denoiser = studio.denoiser(asked)
     with studio.policy.acting_as({}):
         clean = denoise(
             denoiser, noise_for(studio.generator.shape, [(*n, 2) for n in numbers], studio.device), studio.schedule

@@ -7,12 +7,14 @@ predict, their scheduler says.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import Any, Final, cast
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from ..sampling.decoding import Canvas, pixels
@@ -33,6 +35,8 @@ class Calling:
         shape: pipeline and canvas to the shape of one latent, packed where the family packs.
         call: generator, denoiser, latents, timestep [B] and condition to the denoiser's output.
         denoiser: the pipeline's name for it.
+        begin: pipeline, the picture that a video begins with, canvas and device to what the condition gains by it;
+            None for families that begin with none.
         moving: whether it makes videos.
         even: whether the pipeline spaces its noise levels evenly itself before the scheduler shifts them.
     """
@@ -41,6 +45,7 @@ class Calling:
     shape: Callable[[Any, Canvas], tuple[int, ...]]
     call: Callable[[Generator, nn.Module, Tensor, Tensor, Condition], Tensor]
     denoiser: str = "transformer"
+    begin: Callable[[Any, Image.Image, Canvas, torch.device], Condition] | None = None
     moving: bool = False
     even: bool = False
 
@@ -63,6 +68,11 @@ class Generator:
 
     def __post_init__(self) -> None:
         self.calling = calling_of(self.pipeline)
+        if self.pipeline.config.get("boundary_ratio") is not None:
+            raise LoraTrainingError(
+                "pipeline: it has two denoisers, one for high noise and one for low (Wan 2.2 A14B), and a LoRA here is "
+                "of one; take Wan 2.1, or Wan 2.2 5B"
+            )
         self.denoiser: Any = getattr(self.pipeline, self.calling.denoiser)
         self._scheduler = _deterministic(self.pipeline.scheduler)
         config = self._scheduler.config
@@ -83,6 +93,13 @@ class Generator:
             found = self.calling.encode(self.pipeline, list(prompts[start : start + batch_size]), self.encoding)
             parts.append({name: value.cpu() for name, value in found.items()})
         return {name: _stacked([part[name] for part in parts]) for name in parts[0]}
+
+    @torch.no_grad()
+    def begin(self, pictures: Iterable[Image.Image], device: torch.device) -> Condition:
+        """What conditions gain by the pictures that videos begin with, [P, ...] each on the CPU."""
+        assert self.calling.begin is not None
+        parts = [self.calling.begin(self.pipeline, picture, self.canvas, device) for picture in pictures]
+        return {name: torch.cat([part[name].cpu() for part in parts]) for name in parts[0]}
 
     def output(self, denoiser: nn.Module, latents: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
         """The denoiser's output for latents [B, ...] at timesteps [B], float32."""
@@ -131,10 +148,10 @@ class Generator:
         least, most = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
         return least + (most - least) * (tokens - low) / (high - low)
 
-    def forget_text_encoders(self) -> None:
-        """Free what only prompts need; all of them are encoded by now."""
+    def forget_encoders(self) -> None:
+        """Free what only prompts and first frames need; all of them are encoded by now."""
         for name in list(self.pipeline.components):
-            if name.startswith("text_encoder"):
+            if name.startswith(("text_encoder", "image_encoder")):
                 setattr(self.pipeline, name, None)
 
 
@@ -154,11 +171,29 @@ def calling_of(pipeline: Any) -> Calling:
 
 
 def canvas_for(pipeline: Any, height: int | None, width: int | None, frames: int) -> Canvas:
-    """The canvas of a size; where none is given, the pipeline's own."""
-    sample = getattr(getattr(pipeline, calling_of(pipeline).denoiser).config, "sample_size", None)
+    """The canvas of a size; where none is given, the pipeline's own.
+
+    Raises:
+        LoraTrainingError: the family has no latents of that size.
+    """
+    calling = calling_of(pipeline)
+    sample = getattr(getattr(pipeline, calling.denoiser).config, "sample_size", None)
     scale = getattr(pipeline, "vae_scale_factor", getattr(pipeline, "vae_scale_factor_spatial", 8))
     own = getattr(pipeline, "default_sample_size", None) or (sample if isinstance(sample, int) else None) or 64
-    return Canvas(height or own * scale, width or own * scale, frames)
+    canvas = Canvas(height or own * scale, width or own * scale, frames)
+    family = type(pipeline).__name__
+    unit = scale if calling.denoiser == "unet" else 2 * scale  # transformers take latents in patches of two by two
+    for name, size in (("height", canvas.height), ("width", canvas.width)):
+        if size < unit or size % unit:
+            nearest = max(1, round(size / unit)) * unit
+            raise LoraTrainingError(f"{name}: {family} paints in multiples of {unit}, not {size}; take {nearest}")
+    if calling.moving and (frames - 1) % pipeline.vae_scale_factor_temporal:
+        step = pipeline.vae_scale_factor_temporal
+        fewer = frames - (frames - 1) % step
+        raise LoraTrainingError(
+            f"frames: {family} makes one more than a multiple of {step}, not {frames}; take {fewer}"
+        )
+    return canvas
 
 
 def _deterministic(scheduler: Any) -> Any:
@@ -199,7 +234,7 @@ def _packed(pipeline: Any, canvas: Canvas) -> tuple[int, ...]:
 def _moving(pipeline: Any, canvas: Canvas) -> tuple[int, ...]:
     scale = pipeline.vae_scale_factor_spatial
     frames = (canvas.frames - 1) // pipeline.vae_scale_factor_temporal + 1
-    return pipeline.transformer.config.in_channels, frames, canvas.height // scale, canvas.width // scale
+    return pipeline.vae.config.z_dim, frames, canvas.height // scale, canvas.width // scale
 
 
 def _encode_sd3(pipeline: Any, prompts: list[str], options: dict[str, Any]) -> Condition:
@@ -286,6 +321,46 @@ def _call_wan(by: Generator, denoiser: nn.Module, x: Tensor, timestep: Tensor, c
     return denoiser(hidden_states=x, timestep=timestep, encoder_hidden_states=condition["words"], return_dict=False)[0]
 
 
+def _encode_wan_to_begin(pipeline: Any, prompts: list[str], options: dict[str, Any]) -> Condition:
+    if find_spec("ftfy") is None:
+        raise LoraTrainingError(
+            "diffusers' image-to-video pipeline of Wan needs ftfy: pip install 'rewarddance[video]'"
+        )
+    return _encode_wan(pipeline, prompts, options)
+
+
+def _begin_wan(pipeline: Any, picture: Image.Image, canvas: Canvas, device: torch.device) -> Condition:
+    shown = pipeline.video_processor.preprocess(picture, canvas.height, canvas.width).to(device, torch.float32)
+    shape = _moving(pipeline, canvas)
+    size = canvas.height, canvas.width, canvas.frames
+    # Handing in latents keeps it from drawing some.
+    found = pipeline.prepare_latents(
+        shown, 1, shape[0], *size, torch.float32, device, latents=torch.zeros(1, *shape, device=device)
+    )
+    if pipeline.transformer.config.image_dim is None:
+        return {"beginning": found[1]}
+    return {"beginning": found[1], "seen": pipeline.encode_image(picture, device)}
+
+
+def _call_wan_to_begin(by: Generator, denoiser: nn.Module, x: Tensor, timestep: Tensor, condition: Condition) -> Tensor:
+    given = condition["beginning"].to(x.dtype)
+    common = {
+        "encoder_hidden_states": condition["words"],
+        "encoder_hidden_states_image": condition.get("seen"),
+        "return_dict": False,
+    }
+    if not by.pipeline.config.expand_timesteps:
+        return denoiser(hidden_states=torch.cat([x, given], 1), timestep=timestep, **common)[0]
+    # Wan 2.2 5B is shown the first of the latents' frames as it will be, free of noise.
+    frames, height, width = x.shape[2:]
+    tokens = height * width // 4
+    told = timestep[:, None].expand(-1, frames * tokens).clone()
+    told[:, :tokens] = 0
+    found = denoiser(hidden_states=torch.cat([given, x[:, :, 1:]], 2), timestep=told, **common)[0]
+    straight = (x[:, :, :1] - given) / (timestep / 1000).reshape(-1, 1, 1, 1, 1).to(x.dtype)
+    return torch.cat([straight.to(found.dtype), found[:, :, 1:]], 2)  # the way there, which nothing is to be learned of
+
+
 CALLINGS: Final[dict[str, Calling]] = {
     "StableDiffusion3Pipeline": Calling(_encode_sd3, _grid, _call_sd3),
     "StableDiffusionPipeline": Calling(_encode_sd, _grid, _call_sd, denoiser="unet"),
@@ -293,5 +368,8 @@ CALLINGS: Final[dict[str, Calling]] = {
     "FluxPipeline": Calling(_encode_flux, _packed, _call_flux, even=True),
     "QwenImagePipeline": Calling(_encode_qwen, _packed, _call_qwen, even=True),
     "WanPipeline": Calling(_encode_wan, _moving, _call_wan, moving=True),
+    "WanImageToVideoPipeline": Calling(
+        _encode_wan_to_begin, _moving, _call_wan_to_begin, begin=_begin_wan, moving=True
+    ),
 }
 """Known pipelines, by the name of their class."""

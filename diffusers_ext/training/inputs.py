@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from typing import Any
 
 from ..rewards.addresses import is_address
-from ..rewards.instructions import Instruction, get_instruction, load_instructions
+from ..rewards.instructions import PRESETS, Instruction, get_instruction, load_instructions
 from .config import LoraTraining
 from .errors import LoraTrainingError
-from .prompts import evaluation_prompts, training_prompts
+from .prompts import Prompt, evaluation_prompts, training_prompts
 
 
 @dataclass(frozen=True)
@@ -24,15 +26,19 @@ class Inputs:
         own: instructions that are not of the package, by name.
     """
 
-    prompts: tuple[str, ...]
-    asked: tuple[str, ...]
+    prompts: tuple[Prompt, ...]
+    asked: tuple[Prompt, ...]
     own: dict[str, Instruction] = field(default_factory=dict)
+
+    def by(self, name: str) -> str | Instruction:
+        """The instruction of that name, which only a server may know."""
+        return (PRESETS | self.own).get(name, name)
 
     def digests(self) -> dict[str, str]:
         """A hash of each by the configuration's key, to tell later whether the files still say the same."""
-        said = {
-            "prompts": list(self.prompts),
-            "evaluation_prompts": list(self.asked),
+        said: dict[str, Any] = {
+            "prompts": _told(self.prompts),
+            "evaluation_prompts": _told(self.asked),
             "instructions": {name: repr(item) for name, item in self.own.items()},
         }
         return {key: hashlib.sha256(json.dumps(value).encode()).hexdigest() for key, value in said.items()}
@@ -50,7 +56,7 @@ def read_inputs(config: LoraTraining) -> Inputs:
         raise LoraTrainingError("training needs peft: pip install 'rewarddance[train]'")
     _check_trackers(config.trackers)
     own = load_instructions(config.instructions) if config.instructions else {}
-    for judge in (*config.judges, *([config.second_judge] if config.second_judge else [])):
+    for judge in config.all_judges:
         if not is_address(judge.model):  # a server may know others
             get_instruction(judge.instruction, own)
     return Inputs(
@@ -58,6 +64,12 @@ def read_inputs(config: LoraTraining) -> Inputs:
         tuple(evaluation_prompts(config.evaluation_prompts, config.evaluation_count)),
         own,
     )
+
+
+def _told(prompts: Sequence[Prompt]) -> list[Any]:
+    files = {item.first_frame for item in prompts if item.first_frame is not None}
+    content = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    return [item.text if item.first_frame is None else [item.text, content[item.first_frame]] for item in prompts]
 
 
 def _check_trackers(names: tuple[str, ...]) -> None:

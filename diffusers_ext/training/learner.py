@@ -17,6 +17,7 @@ from .diffusion import noise_for
 from .distillation import GuidanceDistillation
 from .errors import LoraTrainingError
 from .monitors import group_deviation
+from .prompts import Prompt
 from .setup import Setup
 from .sharing import average_gradients
 
@@ -100,18 +101,18 @@ class Learner:
         self.old, self.reference = dict(self.average), dict(self.average)
         self.optimizer.state.clear()  # moments of another loss
 
-    def _drawn(self, iteration: int) -> list[str]:
+    def _drawn(self, iteration: int) -> list[Prompt]:
         """The prompts of all groups."""
         rng = np.random.default_rng((self.config.seed, iteration, 3))
         some = len(self.prompts) >= self.config.groups
         return [self.prompts[index] for index in rng.choice(len(self.prompts), self.config.groups, replace=not some)]
 
-    def _share(self, asked: list[str], iteration: int) -> tuple[list[str], list[tuple[int, ...]]]:
+    def _share(self, asked: list[Prompt], iteration: int) -> tuple[list[Prompt], list[tuple[int, ...]]]:
         """This process's prompts, each `group_size` times in a row, and a seed for each picture."""
         config, accelerator = self.config, self.studio.accelerator
         share = config.groups // accelerator.num_processes
         first = accelerator.process_index * share
-        prompts: list[str] = []
+        prompts: list[Prompt] = []
         seeds: list[tuple[int, ...]] = []
         for group in range(first, first + share):
             for member in range(config.group_size):
@@ -120,7 +121,7 @@ class Learner:
         return prompts, seeds
 
     def _situation(
-        self, prompts: list[str], seeds: list[tuple[int, ...]], iteration: int, climbed: list[Tensor]
+        self, prompts: list[Prompt], seeds: list[tuple[int, ...]], iteration: int, climbed: list[Tensor]
     ) -> Situation:
         """What the algorithm is given; rewards whose gradient it takes are put into `climbed`."""
         studio, policy = self.studio, self.studio.policy
@@ -131,7 +132,9 @@ class Learner:
             return policy.denoiser(chosen)
 
         def unprompted(of: Tensor | None = None) -> Any:
-            return studio.denoiser([""] * (len(prompts) if of is None else len(of)))
+            return studio.denoiser(
+                [prompts[row].unsaid for row in (range(len(prompts)) if of is None else of.tolist())]
+            )
 
         def reward(clean: Tensor, of: Tensor) -> Tensor:
             rows = of.tolist()
@@ -155,7 +158,7 @@ class Learner:
             iteration=iteration,
         )
 
-    def _judge(self, clean: Tensor, prompts: list[str], iteration: int) -> Tensor:
+    def _judge(self, clean: Tensor, prompts: list[Prompt], iteration: int) -> Tensor:
         """Rewards of this process's pictures [groups, group size], on the CPU."""
         size = self.config.decode_batch_size
         parts = []
@@ -184,7 +187,7 @@ class Learner:
         rows: dict[str, Tensor],
         chosen: Tensor,
         advantages: Tensor,
-        prompts: list[str],
+        prompts: list[Prompt],
         iteration: int,
     ) -> dict[str, float]:
         """One optimizer step on the chosen rows."""
@@ -201,7 +204,7 @@ class Learner:
                 if not torch.isfinite(losses).all():
                     wrong = int((~torch.isfinite(losses)).nonzero()[0])
                     raise LoraTrainingError(
-                        f"iteration {iteration}: the loss of a picture of {prompts[int(of[wrong])]!r} is "
+                        f"iteration {iteration}: the loss of a picture of {prompts[int(of[wrong])].text!r} is "
                         f"{losses[wrong].item()}. The state saved last is untouched; lower learning_rate, or use "
                         "float32, and give the same command again"
                     )
@@ -213,8 +216,8 @@ class Learner:
         norm = float(accelerator.clip_grad_norm_(learned, config.clip))
         if not math.isfinite(norm):
             raise LoraTrainingError(
-                f"iteration {iteration}: the gradient is {norm}, on pictures of {prompts[0]!r} and others. The state "
-                "saved last is untouched; lower learning_rate, or use float32, and give the same command again"
+                f"iteration {iteration}: the gradient is {norm}, on pictures of {prompts[0].text!r} and others. The "
+                "state saved last is untouched; lower learning_rate, or use float32, and give the same command again"
             )
         rate = self._learning_rate(iteration)
         for group in self.optimizer.param_groups:

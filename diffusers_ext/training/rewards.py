@@ -6,10 +6,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -17,7 +18,9 @@ from ..configuring import settle
 from ..hushing import hushed
 from ..rewards.addresses import connected, is_address
 from ..rewards.errors import ModelError
+from ..rewards.images import as_images
 from ..rewards.instructions import DEFAULT_INSTRUCTION, Instruction
+from ..rewards.videos import RATE, Clip
 from .errors import JudgeGoneError, LoraTrainingError
 
 Scale = Literal["log_odds", "probability", "log_probability"]
@@ -66,62 +69,94 @@ def scaled(log_odds: Tensor, scale: Scale) -> Tensor:
 
 @dataclass(frozen=True)
 class Judge:
-    """A loaded judge, with how it is asked; `own` are instructions that only the run knows."""
+    """A loaded judge, with how it is asked.
+
+    Attributes:
+        config: what the run says of it.
+        model: what answers.
+        by: what it judges by; by name where only a server may know that.
+        fps: of videos, in frames per second.
+    """
 
     config: JudgeConfig
     model: Any
-    own: dict[str, Instruction] = field(default_factory=dict)
+    by: str | Instruction
+    fps: float = RATE
 
     @property
     def compares(self) -> bool:
         return self.config.reference != "none"
 
     @property
-    def by(self) -> str | Instruction:
-        """What it judges by."""
-        return self.own.get(self.config.instruction, self.config.instruction)
+    def sees_first_frames(self) -> bool:
+        """Whether it is shown the picture that a video was to begin with, if there is one."""
+        return isinstance(self.by, str) or self.by.task == "i2v"
 
     @property
     def remote(self) -> bool:
         """Whether it runs elsewhere, where no gradient comes from and a connection may break."""
         return not hasattr(self.model, "log_odds")
 
-    def reward(self, images: Tensor, prompts: Sequence[str], references: Any = None) -> Tensor:
+    def reward(
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        references: Any = None,
+        first_frames: Sequence[Image.Image] | None = None,
+    ) -> Tensor:
         """Rewards of pictures [B, 3, H, W] (or videos [B, F, 3, H, W]) in [0, 1], float32 [B] on the CPU.
 
-        With `references`, one for each, of pairs; without, of each alone.
+        With `references`, one for each, of pairs; without, of each alone. `first_frames` [B] are what videos were to
+        begin with.
 
         Raises:
             JudgeGoneError: a server that has not answered for long.
         """
         shown = images.detach().float().clamp(0, 1).cpu()
-        by, explain = self.by, self.config.explain
+        asked: dict[str, Any] = {"instruction": self.by, "explain": self.config.explain}
 
         def ask() -> Any:
             if references is not None:
-                return self.model.compare(shown, references, list(prompts), instruction=by, explain=explain)
-            score = self.model.score_video if images.ndim == 5 else self.model.score
-            return score(shown, list(prompts), instruction=by, explain=explain)
+                return self.model.compare(shown, references, list(prompts), **asked)
+            if shown.ndim == 4:
+                return self.model.score(shown, list(prompts), **asked)
+            clips = [Clip(tuple(as_images(video)), self.fps) for video in shown]
+            return self.model.score_video(clips, list(prompts), **self._beginning(first_frames), **asked)
 
         found = _patiently(ask, self.config.patience if self.remote else 0.0)
         return scaled(torch.tensor([item.log_odds for item in found]), self.config.scale)
 
     def gradient_reward(
-        self, images: Tensor, prompts: Sequence[str], references: Any = None, checkpointing: bool = True
+        self,
+        images: Tensor,
+        prompts: Sequence[str],
+        references: Any = None,
+        first_frames: Sequence[Image.Image] | None = None,
+        checkpointing: bool = True,
     ) -> Tensor:
         """The same with gradient in the pixels, on the judge's device; `checkpointing` saves memory and costs time."""
-        found = self.model.log_odds(images, list(prompts), references, instruction=self.by, checkpointing=checkpointing)
+        asked: dict[str, Any] = {"instruction": self.by, "checkpointing": checkpointing}
+        if images.ndim == 4:
+            found = self.model.log_odds(images, list(prompts), references, **asked)
+        else:
+            beginning = self._beginning(first_frames)
+            found = self.model.video_log_odds(images, list(prompts), fps=self.fps, **beginning, **asked)
         return scaled(found, self.config.scale)
 
+    def _beginning(self, first_frames: Sequence[Image.Image] | None) -> dict[str, Any]:
+        if first_frames is None or not self.sees_first_frames:
+            return {}
+        return {"first_frame": list(first_frames)}
 
-def load_judge(config: JudgeConfig, device: torch.device, own: dict[str, Instruction]) -> Judge:
-    """Load a judge, or connect to it; `own` are the run's instructions.
+
+def load_judge(config: JudgeConfig, device: torch.device, by: str | Instruction, fps: float = RATE) -> Judge:
+    """Load a judge, or connect to it; see :class:`Judge`.
 
     Raises:
         ModelError: it cannot be loaded.
     """
     if config.model is not None and is_address(config.model):
-        return Judge(config, connected(config.model), own)
+        return Judge(config, connected(config.model), by, fps)
     from ..nano import DEFAULT_REWARD_MODEL
     from ..rewards.model import RewardModel
 
@@ -131,7 +166,7 @@ def load_judge(config: JudgeConfig, device: torch.device, own: dict[str, Instruc
             quantization=config.quantization,  # type: ignore[arg-type]
             device=config.device or device,
         )
-    return Judge(config, model, own)
+    return Judge(config, model, by, fps)
 
 
 def _patiently(ask: Callable[[], Any], patience: float) -> Any:

@@ -19,6 +19,7 @@ COMFYUI_FILE: Final = "comfyui_lora.safetensors"
 _WAN: Final = (
     (re.compile(r"\.attn1\.to_out\.0$"), ".self_attn.o"),
     (re.compile(r"\.attn2\.to_out\.0$"), ".cross_attn.o"),
+    (re.compile(r"\.attn2\.add_([kv])_proj$"), r".cross_attn.\1_img"),
     (re.compile(r"\.attn1\.to_([qkv])$"), r".self_attn.\1"),
     (re.compile(r"\.attn2\.to_([qkv])$"), r".cross_attn.\1"),
     (re.compile(r"\.ffn\.net\.0\.proj$"), ".ffn.0"),

@@ -13,15 +13,15 @@ from torch import nn
 from ..hushing import hushed
 from ..pipelines import open_pipeline
 from ..precision import in_bfloat16
-from ..rewards.addresses import is_address
-from ..rewards.instructions import get_instruction
+from ..rewards.images import load_image
 from .config import LoraTraining
 from .errors import LoraTrainingError
 from .evaluating import Exam, nano_prompts_only
 from .generators import Generator, calling_of, canvas_for
 from .inputs import Inputs
 from .policy import Policy, add_lora
-from .rewards import load_judge
+from .prompts import texts
+from .rewards import Judge, JudgeConfig, load_judge
 from .sharing import settle, shards, share
 from .studio import Studio
 
@@ -72,24 +72,30 @@ def prepare(config: LoraTraining, inputs: Inputs) -> Setup:
             f"algorithm: {config.algorithm.name} does not fit {type(generator.pipeline).__name__}, which {other}, nft, "
             "refl or draft"
         )
-    if not generator.calling.moving:
-        _check_pictures(config, inputs, type(generator.pipeline).__name__)
-    unique = list(dict.fromkeys([*inputs.prompts, *inputs.asked, *([""] if config.guides else [])]))
+    _check_kinds(config, inputs, generator)
+    prompts = [*inputs.prompts, *inputs.asked]
+    said = list(dict.fromkeys([*texts(prompts), *([""] if config.guides else [])]))
+    files = list(dict.fromkeys(prompt.first_frame for prompt in prompts if prompt.first_frame is not None))
     with nullcontext() if config.pipeline else hushed():
-        conditions = generator.encode(unique)
-    generator.forget_text_encoders()
+        conditions = generator.encode(said)
+        beginnings = generator.begin(map(load_image, files), accelerator.device) if files else {}
+    generator.forget_encoders()
     lora = add_lora(generator, config.rank, config.alpha, config.targets, config.seed)
     if config.checkpointing:
         generator.denoiser.enable_gradient_checkpointing()
     policy = Policy(generator, in_bfloat16(accelerator.device, config.precision))
-    judges = tuple(load_judge(item, accelerator.device, inputs.own) for item in config.judges)
+
+    def load(judge: JudgeConfig) -> Judge:
+        return load_judge(judge, accelerator.device, inputs.by(judge.instruction), config.fps)
+
+    judges = tuple(map(load, config.judges))
     for judge in judges:
         if config.algorithm.climbs_gradient and judge.remote:
             raise LoraTrainingError(
                 f"judges: {judge.config.model} runs elsewhere and gives no gradient, which {config.algorithm.name} "
                 "needs; load the judge here, or take nft, grpo or ddpo"
             )
-    second = load_judge(config.second_judge, accelerator.device, inputs.own) if config.second_judge else None
+    second = load(config.second_judge) if config.second_judge else None
     optimizer = torch.optim.AdamW(
         policy.learned.values(), lr=config.learning_rate, betas=(0.9, 0.999), weight_decay=config.weight_decay
     )
@@ -101,22 +107,44 @@ def prepare(config: LoraTraining, inputs: Inputs) -> Setup:
         policy,
         judges,
         conditions,
-        {prompt: place for place, prompt in enumerate(unique)},
+        beginnings,
+        {text: place for place, text in enumerate(said)} | {file: place for place, file in enumerate(files)},
         generator.schedule(config.sampling_steps).to(accelerator.device),
     )
-    oracle = second is None and nano_prompts_only(inputs.asked)
+    oracle = second is None and nano_prompts_only(texts(inputs.asked))
     exam = Exam(
         inputs.asked, config.evaluation_size, config.evaluation_steps, config.evaluation_guidance, second, oracle
     )
     return Setup(studio, optimizer, lora, inputs, exam)
 
 
-def _check_pictures(config: LoraTraining, inputs: Inputs, family: str) -> None:
-    if config.frames > 1:
+def _check_kinds(config: LoraTraining, inputs: Inputs, generator: Generator) -> None:
+    """Refuse prompts and judges of pictures where videos are made, and the other way round."""
+    family, moving, begins = (
+        type(generator.pipeline).__name__,
+        generator.calling.moving,
+        generator.calling.begin is not None,
+    )
+    if config.frames > 1 and not moving:
         raise LoraTrainingError(f"frames: {family} paints pictures; leave it out")
-    for judge in config.judges:
-        if not is_address(judge.model) and get_instruction(judge.instruction, inputs.own).task != "t2i":
-            raise LoraTrainingError(f"judges: {judge.instruction} judges videos, and {family} paints pictures")
+    for key, prompts in (("prompts", inputs.prompts), ("evaluation_prompts", inputs.asked)):
+        for prompt in prompts:
+            if begins and prompt.first_frame is None:
+                raise LoraTrainingError(
+                    f"{key}: {prompt.text!r} names no first_frame, and {family} begins with one; take a .jsonl whose "
+                    "records have a prompt and a first_frame"
+                )
+            if prompt.first_frame is not None and not begins:
+                raise LoraTrainingError(f"{key}: {prompt.text!r} names a first_frame, and {family} takes none")
+    for judge in config.all_judges:
+        by = inputs.by(judge.instruction)
+        if isinstance(by, str):
+            continue
+        if moving == (by.task == "t2i"):
+            other = "pictures, and {} makes videos; take video-overall" if moving else "videos, and {} paints pictures"
+            raise LoraTrainingError(f"judges: {by.name} judges {other.format(family)}")
+        if by.task == "i2v" and not begins:
+            raise LoraTrainingError(f"judges: {by.name} is about a first frame, and {family} takes none")
 
 
 def _load_generator(config: LoraTraining, device: torch.device, home: torch.device) -> Generator:
@@ -143,15 +171,19 @@ def _load_generator(config: LoraTraining, device: torch.device, home: torch.devi
         )
     pipeline: Any = open_pipeline(config.pipeline or DEFAULT_PIPELINE, **options)
     pipeline.set_progress_bar_config(disable=True)
+    parts = [part for part in pipeline.components.values() if isinstance(part, nn.Module)]
+    for part in parts:
+        # Nothing is cast that need not be: diffusers warns of it all the same, and quantized weights do not let it be.
+        if not half and part.dtype != torch.float32 and getattr(part, "hf_quantizer", None) is None:
+            part.to(torch.float32)
     if home == device:
-        pipeline.to(device) if half else pipeline.to(device, torch.float32)
+        pipeline.to(device)
     else:
         denoiser = getattr(pipeline, calling_of(pipeline).denoiser)
-        for part in pipeline.components.values():
-            if isinstance(part, nn.Module):
-                part.to(device=home if part is denoiser else device, dtype=None if half else torch.float32)
-    if device.type == "cpu":
-        pipeline.vae.to(memory_format=torch.channels_last)
+        for part in parts:
+            part.to(home if part is denoiser else device)
+    if device.type == "cpu" and all(item.ndim < 5 for item in pipeline.vae.parameters()):
+        pipeline.vae.to(memory_format=torch.channels_last)  # which is faster, and which videos have not
     # Not every release of diffusers sees where a pipeline computes when its denoiser is elsewhere.
     encoding: dict[str, Any] = {"device": device}
     if config.max_sequence_length is not None:

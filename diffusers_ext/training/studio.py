@@ -20,6 +20,7 @@ from .errors import LoraTrainingError
 from .generators import Condition, Generator
 from .jitter import jittered
 from .policy import Policy
+from .prompts import Prompt, first_frames, texts
 from .references import ReferenceStore
 from .rewards import Judge
 from .sharing import dealt
@@ -36,8 +37,9 @@ class Studio:
         accelerator: where it runs.
         generator, policy: who paints.
         judges: who judge.
-        conditions: of all prompts, [P, ...] each, on the CPU.
-        places: where in them a prompt's are.
+        conditions: of all prompts' texts, [T, ...] each, on the CPU.
+        beginnings: of all first frames, [P, ...] each, on the CPU; empty where there are none.
+        places: where in the conditions a text's are, and in the beginnings a file's.
         schedule: the way by which pictures are made that are learned from.
     """
 
@@ -47,7 +49,8 @@ class Studio:
     policy: Policy
     judges: tuple[Judge, ...]
     conditions: Condition
-    places: dict[str, int]
+    beginnings: Condition
+    places: dict[str | Path, int]
     schedule: Schedule
     stores: dict[int, ReferenceStore] = field(default_factory=dict)
 
@@ -68,12 +71,16 @@ class Studio:
         """Computation in the run's precision."""
         return autocast(self.device, self.config.precision)
 
-    def condition(self, prompts: Sequence[str]) -> Condition:
+    def condition(self, prompts: Sequence[Prompt]) -> Condition:
         """Conditions of prompts on the device, [B, ...] each."""
-        rows = torch.tensor([self.places[prompt] for prompt in prompts])
-        return {name: value[rows].to(self.device) for name, value in self.conditions.items()}
+        rows = torch.tensor([self.places[prompt.text] for prompt in prompts])
+        found = {name: value[rows].to(self.device) for name, value in self.conditions.items()}
+        if self.beginnings:
+            rows = torch.tensor([self.places[prompt.first_frame] for prompt in prompts if prompt.first_frame])
+            found |= {name: value[rows].to(self.device) for name, value in self.beginnings.items()}
+        return found
 
-    def denoiser(self, prompts: Sequence[str]) -> Denoiser:
+    def denoiser(self, prompts: Sequence[Prompt]) -> Denoiser:
         """The policy under these prompts."""
         return self.policy.denoiser(self.condition(prompts))
 
@@ -87,7 +94,7 @@ class Studio:
         """Pictures of any number of latents, on the CPU."""
         return torch.cat([self.decode(part).cpu() for part in latents.split(self.config.decode_batch_size)])
 
-    def rewards(self, images: Tensor, prompts: Sequence[str], iteration: int) -> Tensor:
+    def rewards(self, images: Tensor, prompts: Sequence[Prompt], iteration: int) -> Tensor:
         """The judges' weighted sum for pictures, float32 [B] on the CPU; references of the prompts have been made.
 
         Raises:
@@ -95,13 +102,15 @@ class Studio:
         """
         total = torch.zeros(len(images))
         for number, judge in enumerate(self.judges):
-            found = judge.reward(images, prompts, self._references(number, prompts, iteration))
+            found = judge.reward(
+                images, texts(prompts), self._references(number, prompts, iteration), first_frames(prompts)
+            )
             self._check(found, judge, prompts)
             total += judge.config.weight * found
         return total
 
     def gradient_rewards(
-        self, latents: Tensor, prompts: Sequence[str], seeds: Sequence[tuple[int, ...]], iteration: int
+        self, latents: Tensor, prompts: Sequence[Prompt], seeds: Sequence[tuple[int, ...]], iteration: int
     ) -> Tensor:
         """The same for clean latents, with gradient, [B] on the device; `seeds` decide on the jitter."""
         images = self.decode(latents)
@@ -110,17 +119,21 @@ class Studio:
         total = images.new_zeros(len(images))
         for number, judge in enumerate(self.judges):
             found = judge.gradient_reward(
-                images, prompts, self._references(number, prompts, iteration), self.config.checkpointing
+                images,
+                texts(prompts),
+                self._references(number, prompts, iteration),
+                first_frames(prompts),
+                self.config.checkpointing,
             )
             self._check(found.detach(), judge, prompts)
             total = total + judge.config.weight * found.to(images.device)
         return total
 
-    def make_references(self, prompts: Sequence[str], iteration: int) -> None:
+    def make_references(self, prompts: Sequence[Prompt], iteration: int) -> None:
         """Make what judges compare with, where it is missing or stale; to be called by all processes, with the same."""
         for number, store in self.stores.items():
             # What lies in the folder is what the first process sees there.
-            lacking: list[str] = broadcast_object_list([store.lacking(prompts, iteration)])[0]
+            lacking: list[str] = broadcast_object_list([store.lacking(texts(prompts), iteration)])[0]
             mine = [lacking[turn[self.accelerator.process_index]] for turn in dealt(self.accelerator, len(lacking))]
             if mine:
                 store.make(mine, iteration, self._paint_candidates, self.judges[number].reward)
@@ -133,11 +146,11 @@ class Studio:
             (self.config.seed, REFERENCE_SEED, iteration, self.places[text], place % candidates)
             for place, text in enumerate(prompts)
         ]
-        return self.paint(prompts, seeds, base)
+        return self.paint([Prompt(text) for text in prompts], seeds, base)
 
     @torch.no_grad()
     def paint_together(
-        self, prompts: Sequence[str], seeds: Sequence[tuple[int, ...]], steps: int, guidance: float
+        self, prompts: Sequence[Prompt], seeds: Sequence[tuple[int, ...]], steps: int, guidance: float
     ) -> Tensor:
         """What `paint` paints, its batches shared among the processes; all have to call this, and get all of it."""
         size, accelerator = self.config.decode_batch_size, self.accelerator
@@ -154,7 +167,7 @@ class Studio:
     @torch.no_grad()
     def paint(
         self,
-        prompts: Sequence[str],
+        prompts: Sequence[Prompt],
         seeds: Sequence[tuple[int, ...]],
         base: bool = False,
         steps: int = 0,
@@ -168,19 +181,21 @@ class Studio:
             noise = noise_for(self.generator.shape, seeds[start:end], self.device)
             denoiser = self.denoiser(prompts[start:end])
             if guidance != 1:
-                denoiser = guided(denoiser, self.denoiser([""] * len(noise)), guidance)
+                unprompted = self.denoiser([prompt.unsaid for prompt in prompts[start:end]])
+                denoiser = guided(denoiser, unprompted, guidance)
             with self.policy.acting_as({}) if base else nullcontext():
                 latents = denoise(denoiser, noise, schedule)
             parts.append(self.decode(latents).cpu())
         return torch.cat(parts)
 
-    def _references(self, number: int, prompts: Sequence[str], iteration: int) -> Any:
-        return self.stores[number].get(prompts, iteration) if number in self.stores else None
+    def _references(self, number: int, prompts: Sequence[Prompt], iteration: int) -> Any:
+        return self.stores[number].get(texts(prompts), iteration) if number in self.stores else None
 
-    def _check(self, found: Tensor, judge: Judge, prompts: Sequence[str]) -> None:
+    def _check(self, found: Tensor, judge: Judge, prompts: Sequence[Prompt]) -> None:
         if not torch.isfinite(found).all():
             wrong = int((~torch.isfinite(found)).nonzero()[0])
             raise LoraTrainingError(
-                f"the judge {judge.model.name!r} gave {float(found[wrong])} for a picture of {prompts[wrong]!r}. The "
-                "state saved last is untouched; lower learning_rate, or use float32, and give the same command again"
+                f"the judge {judge.model.name!r} gave {float(found[wrong])} for a picture of {prompts[wrong].text!r}. "
+                "The state saved last is untouched; lower learning_rate, or use float32, and give the same command "
+                "again"
             )

@@ -26,6 +26,7 @@ from .journal import Journal
 from .learner import Learner
 from .monitors import alarms_of, gap, lasting, summary
 from .pictures import save_grid, save_plot
+from .prompts import texts
 from .saving import save_lora
 from .setup import Setup, prepare
 from .state import FILE, load_state, save_state
@@ -170,7 +171,7 @@ def _evaluate(
     found, images, rewards = seen
     history = [*journal.evaluations, found]
     alarms = alarms_of(history, studio.config.alarms)
-    save_grid(out / "samples" / f"{iteration:06d}.png", images, exam.prompts, rewards)
+    save_grid(out / "samples" / f"{iteration:06d}.png", images, texts(exam.prompts), rewards)
     journal.add_evaluation(found, alarms)
     save_plot(out / "monitors.png", journal.evaluations, journal.steps, studio.config.alarms)
     figures = {f"evaluation/{name}": value for name, value in found.as_dict().items() if value is not None}

@@ -7,9 +7,11 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from comfy_nodes import folders, runs
 from diffusers_ext.training import LoraTraining, LoraTrainingError, Result, read_config
+from diffusers_ext.training.prompts import read_prompts
 
 SMALL = {
     "iterations": 2,
@@ -60,6 +62,36 @@ def test_files_beside_a_configuration_are_found_from_the_runs_folder(tmp_path):
     assert placed.pipeline == str(beside / "pipeline")
     assert (tmp_path / "out" / placed.prompts).read_text(encoding="utf-8") == "a fox\n"
     assert placed.evaluation_prompts == "nano"
+
+
+def test_first_frames_go_along_with_the_prompts(tmp_path):
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    config = LoraTraining(out="x")
+
+    def begun(folder, prompts, *pictures):
+        placed = runs.placed(config, folder, prompts, tmp_path, pictures)
+        assert placed.prompts == placed.evaluation_prompts
+        found = read_prompts(folder / placed.prompts, "prompts")
+        return [(item.text, Image.open(item.first_frame).getpixel((0, 0))) for item in found]
+
+    assert begun(tmp_path / "each", "a fox\n\na bird", red, blue) == [("a fox", (255, 0, 0)), ("a bird", (0, 0, 255))]
+    assert begun(tmp_path / "all", "a fox\na bird\nein Bär", blue)[2] == ("ein Bär", (0, 0, 255))
+    for prompts in ("a fox\na bird\na bear", ""):
+        with pytest.raises(LoraTrainingError, match=r"first_frames: got 2 for \d prompts"):
+            begun(tmp_path / "none", prompts, red, blue)
+    assert not (tmp_path / "none").exists()
+
+
+def test_records_beside_a_configuration_take_their_pictures_along(tmp_path):
+    (tmp_path / "beside" / "frames").mkdir(parents=True)
+    Image.new("RGB", (8, 8), "red").save(tmp_path / "beside" / "frames" / "fox.png")
+    record = '{"prompt": "a fox", "first_frame": "frames/fox.png"}\n'
+    (tmp_path / "beside" / "prompts.jsonl").write_text(record, encoding="utf-8")
+    config = LoraTraining(out="x", prompts="prompts.jsonl")
+    placed = runs.placed(config, tmp_path / "out", "", tmp_path / "beside")
+    (found,) = read_prompts(tmp_path / "out" / placed.prompts, "prompts")
+    assert found.text == "a fox" and found.first_frame.parent == tmp_path / "out"
+    assert Image.open(found.first_frame).getpixel((0, 0)) == (255, 0, 0)
 
 
 def test_prompts_that_are_nowhere_are_asked_for(tmp_path):

@@ -38,9 +38,12 @@ from diffusers import (
 from diffusers.pipelines.wan import pipeline_wan_i2v
 from PIL import Image
 from transformers import (
+    CLIPImageProcessor,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
+    CLIPVisionConfig,
+    CLIPVisionModel,
     Gemma2Config,
     Gemma2Model,
     Qwen2_5_VLConfig,
@@ -263,7 +266,7 @@ def qwen_image() -> Any:
     )
 
 
-def wan(kind: Any = WanPipeline, channels: int = 16, **options: Any) -> Any:
+def wan(kind: Any = WanPipeline, channels: int = 16, denoiser: Any = None, **options: Any) -> Any:
     return kind(
         tokenizer=build_silent_t5()[1],
         text_encoder=t5(UMT5EncoderModel, UMT5Config),
@@ -273,7 +276,7 @@ def wan(kind: Any = WanPipeline, channels: int = 16, **options: Any) -> Any:
             prediction_type="flow_prediction",
             flow_shift=3.0,
             solver_order=1,
-            disable_corrector=range(9),
+            disable_corrector=list(range(9)),
         ),
         transformer=WanTransformer3DModel(
             num_attention_heads=2,
@@ -284,15 +287,39 @@ def wan(kind: Any = WanPipeline, channels: int = 16, **options: Any) -> Any:
             ffn_dim=32,
             num_layers=1,
             rope_max_seq_len=32,
+            **(denoiser or {}),
         ),
         **options,
     )
 
 
-def wan_image_to_video() -> Any:
+def wan_image_to_video(channels: int = 36, **options: Any) -> Any:
     # Without ftfy, an optional dependency, this one pipeline of diffusers cannot clean its prompts.
     vars(pipeline_wan_i2v).setdefault("ftfy", SimpleNamespace(fix_text=str))
-    return wan(WanImageToVideoPipeline, 36, image_encoder=None, image_processor=None)
+    return wan(WanImageToVideoPipeline, channels, **{"image_encoder": None, "image_processor": None, **options})
+
+
+def wan_that_sees() -> Any:
+    """As Wan 2.1 does, whose denoiser attends to what CLIP makes of the first frame, too."""
+    return wan_image_to_video(
+        image_encoder=CLIPVisionModel(
+            CLIPVisionConfig(
+                hidden_size=16,
+                intermediate_size=16,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                image_size=28,
+                patch_size=14,
+            )
+        ),
+        image_processor=CLIPImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}),
+        denoiser={"image_dim": 16, "added_kv_proj_dim": 24},
+    )
+
+
+def wan_in_place() -> Any:
+    """As Wan 2.2 5B does, whose latents hold the first frame itself."""
+    return wan_image_to_video(16, expand_timesteps=True)
 
 
 def ltx(kind: Any = LTXPipeline, timestep_conditioning: bool = False) -> Any:
@@ -350,8 +377,15 @@ PIPELINES: dict[str, tuple[Any, dict[str, Any]]] = {
 """How to make each, and how it is run here."""
 
 
+MORE: dict[str, tuple[Any, dict[str, Any]]] = {
+    "Wan 2.1, image to video": (wan_that_sees, MOVING),
+    "Wan 2.2, image to video": (wan_in_place, MOVING),
+}
+"""Variants, which only training treats each in its own way."""
+
+
 def built(name: str) -> tuple[Any, dict[str, Any]]:
-    make, options = PIPELINES[name]
+    make, options = (PIPELINES | MORE)[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         pipeline = make()

@@ -11,9 +11,12 @@ from diffusers_ext.training.diffusion import noise_for
 from diffusers_ext.training.generators import Generator
 from diffusers_ext.training.policy import Policy, add_lora
 from diffusers_ext.training.saving import COMFYUI_FILE, comfyui_form, save_lora
-from tests.sampling.tiny import built
+from tests.sampling.tiny import built, picture
 
-FAMILIES = ("Stable Diffusion 1.5", "Stable Diffusion XL", "Stable Diffusion 3", "FLUX", "Qwen-Image", "Wan")
+FAMILIES = (
+    "Stable Diffusion 1.5", "Stable Diffusion XL", "Stable Diffusion 3", "FLUX", "Qwen-Image", "Wan",
+    "Wan 2.1, image to video", "Wan 2.2, image to video",
+)  # fmt: skip
 PROMPTS = ["a photo of a red star", "a photo of three squares"]
 
 
@@ -21,6 +24,8 @@ PROMPTS = ["a photo of a red star", "a photo of three squares"]
 def test_a_lora_learns_steps_back_and_comes_back_from_disk(name, tmp_path):
     generator = generator_of(name)
     noise, condition = noise_for(generator.shape, [(0,), (1,)]), generator.encode(PROMPTS)
+    if generator.calling.begin is not None:
+        condition |= generator.begin([picture()] * 2, torch.device("cpu"))
     level = generator.level(torch.tensor([0.3, 0.7]))
     with torch.no_grad():
         base = generator.output(generator.denoiser, noise, level.timestep, condition)
@@ -71,7 +76,12 @@ def test_a_lora_learns_steps_back_and_comes_back_from_disk(name, tmp_path):
 
 def test_wans_layers_go_by_its_authors_names():
     found = comfyui_form(
-        {**_factors("blocks.0.attn1.to_out.0"), **_factors("blocks.1.attn2.to_q"), **_factors("blocks.1.ffn.net.2")},
+        {
+            **_factors("blocks.0.attn1.to_out.0"),
+            **_factors("blocks.1.attn2.to_q"),
+            **_factors("blocks.1.attn2.add_k_proj"),
+            **_factors("blocks.1.ffn.net.2"),
+        },
         "transformer",
         "WanPipeline",
         1.0,
@@ -80,6 +90,7 @@ def test_wans_layers_go_by_its_authors_names():
     assert layers == {
         "diffusion_model.blocks.0.self_attn.o",
         "diffusion_model.blocks.1.cross_attn.q",
+        "diffusion_model.blocks.1.cross_attn.k_img",
         "diffusion_model.blocks.1.ffn.2",
     }
 

@@ -26,7 +26,7 @@ def shown():
 @pytest.mark.parametrize("explain", [False, True])
 def test_a_reward_is_what_the_judge_says_when_it_is_asked_so(judge_asked, shown, explain):
     images, prompt = shown
-    judge = Judge(JudgeConfig(instruction="alignment", explain=explain), judge_asked)
+    judge = Judge(JudgeConfig(explain=explain), judge_asked, "alignment")
     pictures, prompts = as_images(images), [prompt] * 4
     alone = judge_asked.score(pictures, prompts, instruction="alignment", explain=explain)
     assert judge.reward(images, prompts).tolist() == pytest.approx([item.log_odds for item in alone], abs=1e-3)

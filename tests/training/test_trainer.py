@@ -32,6 +32,7 @@ from diffusers_ext.training.grpo import FlowGRPO
 from diffusers_ext.training.inputs import read_inputs
 from diffusers_ext.training.jitter import Jitter
 from diffusers_ext.training.monitors import Alarms
+from diffusers_ext.training.prompts import Prompt
 from diffusers_ext.training.refl import ReFL
 from diffusers_ext.training.rewards import Judge
 from diffusers_ext.training.saving import COMFYUI_FILE, DIFFUSERS_FILE
@@ -158,7 +159,10 @@ def test_policies_in_the_same_parameters_stay_apart(config, precision):
     )
     policy.load(mine)
     latents = torch.randn(2, 16, 8, 8, generator=torch.Generator().manual_seed(0))
-    denoiser, level = studio.denoiser(["a photo of a circle"] * 2), studio.generator.level(torch.full((2,), 0.5))
+    denoiser, level = (
+        studio.denoiser([Prompt("a photo of a circle")] * 2),
+        studio.generator.level(torch.full((2,), 0.5)),
+    )
 
     def predicted(*weights):
         with torch.no_grad(), policy.acting_as(*weights):
@@ -204,7 +208,7 @@ def test_the_lora_gives_the_picture_of_right_after_training_in_diffusers_and_by_
         state = torch.load(result.out / "state.pt", weights_only=True)
         setup.studio.policy.load(state["weights"]["learned"])
         schedule = setup.studio.generator.schedule(2)
-        expected = setup.studio.decode(denoise(setup.studio.denoiser([prompt]), noise, schedule)).clamp(0, 1)
+        expected = setup.studio.decode(denoise(setup.studio.denoiser([Prompt(prompt)]), noise, schedule)).clamp(0, 1)
     plain_pipeline = DiffusionPipeline.from_pretrained(config.pipeline)
     assert (picture(plain_pipeline) - expected).abs().max() > 1e-3
     plain_pipeline.load_lora_weights(result.out)
@@ -225,13 +229,13 @@ def test_an_evaluation_with_guidance_paints_what_diffusers_does(config):
     config = replace(config, evaluation_guidance=3.0)
     studio = prepared(config).studio
     prompt, seeds = "a photo of a circle", [(5, 1), (5, 2)]
-    found = studio.paint([prompt] * 2, seeds, steps=3, guidance=3.0)
+    found = studio.paint([Prompt(prompt)] * 2, seeds, steps=3, guidance=3.0)
     pipeline = DiffusionPipeline.from_pretrained(config.pipeline)
     noise = noise_for(studio.generator.shape, seeds)
     options = {"guidance_scale": 3.0, "max_sequence_length": 1, "output_type": "pt"}
     expected = pipeline([prompt] * 2, latents=noise, num_inference_steps=3, **options).images
     torch.testing.assert_close(found.clamp(0, 1), expected, atol=1e-5, rtol=0)
-    assert (found - studio.paint([prompt] * 2, seeds, steps=3)).abs().max() > 1e-3
+    assert (found - studio.paint([Prompt(prompt)] * 2, seeds, steps=3)).abs().max() > 1e-3
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
@@ -346,9 +350,7 @@ def test_targets_that_match_nothing_are_answered_with_what_there_is(config):
 def test_a_reward_that_is_no_number_stops_the_run_and_keeps_the_last_state(config, monkeypatch):
     train_lora(replace(config, iterations=2))
     before = lora_of(train_lora(replace(config, iterations=2)).out)
-    monkeypatch.setattr(
-        Judge, "reward", lambda self, images, prompts, references=None: torch.full((len(images),), np.nan)
-    )
+    monkeypatch.setattr(Judge, "reward", lambda self, images, *asked: torch.full((len(images),), np.nan))
     with pytest.raises(LoraTrainingError, match="gave nan for a picture of 'a photo of"):
         train_lora(config)
     same(lora_of(Path(config.out)), before)
