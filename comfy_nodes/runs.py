@@ -70,7 +70,7 @@ def placed(
         begun = [_picture(picture, out) for picture in first_frames]
         firsts = cycle(begun) if begun else repeat(None)
         own = [Prompt(line, next(firsts)) for line in lines]
-        learned, asked = (_kept(prompts, out) if (prompts := own or those) else _NANO for those in found)
+        learned, asked = (_kept(given, out) if (given := own or those) else _NANO for those in found)
     except OSError as error:
         raise LoraTrainingError(f"{out}: cannot be written ({error})") from error
 

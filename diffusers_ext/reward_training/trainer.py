@@ -22,6 +22,7 @@ from ..precision import autocast
 from ..progress import counted
 from ..rewards.instructions import Instruction, get_instruction, load_instructions
 from ..states import claimed
+from ..trackers import check_trackers
 from .adapting import load_student_judge, open_weights, save_judge
 from .card import card_of
 from .config import Questions, RewardTraining, TrainingError
@@ -51,10 +52,12 @@ def train_reward_model(config: RewardTraining, progress: bool = False) -> Path:
         The folder, `config.out`.
 
     Raises:
-        TrainingError: nothing to learn from, a folder that another process is training in, a configuration that
-            differs from the run's that is gone on with, a loss that is not finite, a full disk.
+        TrainingError: nothing to learn from, a tracker that is not known or not installed, a folder that another
+            process is training in, a configuration that differs from the run's that is gone on with, a loss that is not
+            finite, a full disk.
         ModelError: the judge to go on from cannot be loaded.
     """
+    check_trackers(config.trackers, TrainingError)
     items = read_records(config.data, config.ties > 0)
     held = read_records([config.validation], False)[: config.validation_records] if config.validation else []
     own = load_instructions(config.instructions) if config.instructions else {}

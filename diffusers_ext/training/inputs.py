@@ -11,6 +11,7 @@ from typing import Any
 
 from ..rewards.addresses import is_address
 from ..rewards.instructions import PRESETS, Instruction, get_instruction, load_instructions
+from ..trackers import check_trackers
 from .config import LoraTraining
 from .errors import LoraTrainingError
 from .prompts import Prompt, evaluation_prompts, training_prompts
@@ -54,7 +55,7 @@ def read_inputs(config: LoraTraining) -> Inputs:
     """
     if find_spec("peft") is None:
         raise LoraTrainingError("training needs peft: pip install 'rewarddance[train]'")
-    _check_trackers(config.trackers)
+    check_trackers(config.trackers, LoraTrainingError)
     own = load_instructions(config.instructions) if config.instructions else {}
     for judge in config.all_judges:
         if not is_address(judge.model):  # a server may know others
@@ -70,14 +71,3 @@ def _told(prompts: Sequence[Prompt]) -> list[Any]:
     files = {item.first_frame for item in prompts if item.first_frame is not None}
     content = {file: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     return [item.text if item.first_frame is None else [item.text, content[item.first_frame]] for item in prompts]
-
-
-def _check_trackers(names: tuple[str, ...]) -> None:
-    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
-
-    installed = [str(item) for item in get_available_trackers()]
-    for name in names:
-        if name not in LOGGER_TYPE_TO_CLASS:
-            raise LoraTrainingError(f"trackers: {name!r} is none of {', '.join(LOGGER_TYPE_TO_CLASS)}")
-        if name not in installed:
-            raise LoraTrainingError(f"trackers: {name} is not installed here; install its package, or leave it out")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +122,15 @@ class InterruptedRun:
                 train_reward_model(self.config)
         finally:
             trainer._step = real
+
+
+@pytest.mark.parametrize(
+    ("name", "message"), [("wandbb", "'wandbb' is none of"), ("clearml", "clearml is not installed")]
+)
+def test_trackers_that_are_not_there_are_refused_before_anything_is_made(config, name, message):
+    with pytest.raises(TrainingError, match=message):
+        train_reward_model(replace(config, trackers=(name,)))
+    assert not Path(config.out).exists()
 
 
 def test_a_resumed_run_of_another_configuration_is_refused(config):
