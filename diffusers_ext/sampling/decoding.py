@@ -7,7 +7,7 @@ each is undone. All of it is torch, so that a judge's gradient reaches the laten
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from .levels import SamplingError
@@ -27,6 +27,8 @@ class Canvas:
         crop: height and width of what the pipeline hands out, where it crops (Sana and PixArt paint in sizes of their
             own); None for all of it.
         decode_timestep: see LTX-Video's pipeline.
+        given: latents [1, C, f, h, w] of the first f frames, where a pipeline puts them in place of those painted only
+            at its end; else None.
     """
 
     height: int
@@ -34,6 +36,7 @@ class Canvas:
     frames: int = 1
     crop: tuple[int, int] | None = None
     decode_timestep: float = 0.0
+    given: Tensor | None = field(default=None, compare=False)
 
 
 Decoder = Callable[[Any, "Tensor", Canvas], "Tensor"]
@@ -50,12 +53,14 @@ class Family:
         moving: whether it makes videos.
         picture_each: whether it takes one first picture for every prompt of a batch, and not one for all.
         decoded_here: whether its last lines fail with a generator for each sample, so that latents are decoded here.
+        given: pipeline, and what it prepares beside its latents, to :attr:`Canvas.given`.
     """
 
     decoder: Decoder
     moving: bool = False
     picture_each: bool = False
     decoded_here: bool = False
+    given: Callable[[Any, tuple[Any, ...]], Tensor | None] = lambda pipeline, prepared: None
 
 
 def family_of(pipeline: Any) -> Family:
@@ -91,6 +96,9 @@ def raw_pixels(pipeline: Any, latents: Tensor, canvas: Canvas) -> Tensor:
         raise SamplingError(
             "the latents hold values that are no numbers; float16 may have overflowed: try bfloat16 or float32"
         )
+    if canvas.given is not None:
+        first = canvas.given.to(latents).expand(len(latents), *canvas.given.shape[1:])
+        latents = torch.cat([first, latents[:, :, first.shape[2] :]], dim=2)
     pixels = family_of(pipeline).decoder(pipeline, latents, canvas)
     if canvas.crop is not None and canvas.crop != tuple(pixels.shape[-2:]):
         pixels = pipeline.image_processor.resize_and_crop_tensor(pixels, canvas.crop[1], canvas.crop[0])
@@ -148,6 +156,11 @@ def _wan(pipeline: Any, latents: Tensor, canvas: Canvas) -> Tensor:
     return _decoded(pipeline, typed / inverse + _channels(config.latents_mean, typed))
 
 
+def _given_to_wan(pipeline: Any, prepared: tuple[Any, ...]) -> Tensor | None:
+    # Wan 2.2 5B is shown the first frame free of noise, and steps on as if it were painted.
+    return prepared[0][:1] if pipeline.config.expand_timesteps else None
+
+
 def _ltx(pipeline: Any, latents: Tensor, canvas: Canvas) -> Tensor:
     vae = pipeline.vae
     unpacked = pipeline._unpack_latents(
@@ -193,7 +206,7 @@ FAMILIES: Final[dict[str, Family]] = {
     "FluxPipeline": Family(_flux),
     "QwenImagePipeline": Family(_qwen),
     "WanPipeline": Family(_wan, moving=True),
-    "WanImageToVideoPipeline": Family(_wan, moving=True),
+    "WanImageToVideoPipeline": Family(_wan, moving=True, given=_given_to_wan),
     "LTXPipeline": Family(_ltx, moving=True),
     "LTXImageToVideoPipeline": Family(_ltx, moving=True, picture_each=True, decoded_here=True),
 }

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
@@ -239,6 +239,8 @@ class Painter:
                 self.canvas = self._canvas(given)
                 found = original(*args, **kwargs)
                 latents, rest = (found[0], found[1:]) if isinstance(found, tuple) else (found, None)
+                if rest is not None and is_known(self.pipeline):
+                    self.canvas = replace(self.canvas, given=family_of(self.pipeline).given(self.pipeline, rest))
                 chosen = begin(latents).to(latents)
                 return chosen if rest is None else (chosen, *rest)
 

@@ -135,6 +135,26 @@ def test_the_frame_that_a_video_begins_with_is_left_alone():
     assert not (end[0, frame:] == end[1, frame:]).any()
 
 
+def test_a_frame_that_is_put_in_its_place_at_the_end_is_there_when_it_is_looked_at_half_way():
+    pipeline, options = built("Wan 2.2, image to video")
+    seen = []
+
+    class Watching(Redness):
+        def score_video(self, videos, prompt, **given):
+            seen.extend(np.asarray(video[0], dtype=float) for video in videos)
+            return super().score_video(videos, prompt)
+
+        def video_log_odds(self, videos, prompt, **given):
+            seen.extend(255 * video[0].movedim(0, 2).detach().numpy() for video in videos)
+            return super().video_log_odds(videos, prompt)
+
+    expected = np.asarray(plain(pipeline, options, "pil")[0][0], dtype=float)
+    for method in (BeamSearch(2, 1, looks=(0.2, 0.6)), Gradient(2, looks=(0.5,), length=0.3)):
+        RewardGuidedPipeline(pipeline, Watching(), method)(PROMPT, **options)
+    assert len(seen) > 6
+    assert max(np.abs(shown - expected).max() for shown in seen) <= 1.0  # frames come as 8 bits
+
+
 def test_a_pipeline_that_crops_is_cropped():
     pipeline, _ = built("PixArt-Sigma")
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))

@@ -381,7 +381,7 @@ MORE: dict[str, tuple[Any, dict[str, Any]]] = {
     "Wan 2.1, image to video": (wan_that_sees, MOVING),
     "Wan 2.2, image to video": (wan_in_place, MOVING),
 }
-"""Variants, which only training treats each in its own way."""
+"""Variants of one of these."""
 
 
 def built(name: str) -> tuple[Any, dict[str, Any]]:
