@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from comfyui import PROMPT, Refused, node, saved
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
@@ -158,6 +159,25 @@ def test_what_cannot_be_trained_is_one_sentence_on_the_node(comfyui, options, me
     assert error["node_id"] == "train"
     assert message in error["exception_message"]
     assert "\n" not in error["exception_message"].strip()
+
+
+def test_first_frames_reach_the_run_and_number_as_many_as_its_prompts(comfyui, uploaded):
+    graph = {**uploaded, "train": train("nano-nft", run_name="moving", prompts="a\nb\nc", first_frames=["two", 0])}
+    error = comfyui.run(graph).error
+    assert error["exception_message"].startswith("first_frames: got 2 for 3 prompts")
+    graph["train"] = train("nano-nft", run_name="moving", prompts="a fox\na bird", first_frames=["two", 0])
+    error = patiently(comfyui, graph).error
+    assert "'a fox' names a first_frame, and StableDiffusion3Pipeline takes none" in error["exception_message"]
+    folder = comfyui.folder / "output" / "reward_training" / "moving"
+    (records,) = folder.glob("prompts-*.jsonl")
+    lines = [json.loads(line) for line in records.read_text(encoding="utf-8").splitlines()]
+    assert [line["prompt"] for line in lines] == ["a fox", "a bird"]
+    for number, line in enumerate(lines):
+        with (
+            Image.open(folder / line["first_frame"]) as kept,
+            Image.open(comfyui.folder / "input" / f"scene{number}.png") as given,
+        ):
+            assert np.array_equal(np.asarray(kept), np.asarray(given.convert("RGB")))
 
 
 def test_a_configuration_that_is_not_there_is_answered_with_those_that_are(comfyui):
