@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from diffusers_ext.configuring import plain
 from diffusers_ext.metrics import FILE, Entry, read_entries
-from diffusers_ext.rewards.images import as_png, load_image
+from diffusers_ext.rewards.images import as_png
 from diffusers_ext.training import LoraTrainingError
 from diffusers_ext.training.config import with_sources
 from diffusers_ext.training.prompts import Prompt, read_prompts
@@ -67,7 +67,7 @@ def placed(
     found = [None if lines or name == _NANO else _read(beside / name) for name in wanted]
     try:
         out.mkdir(parents=True, exist_ok=True)
-        begun = [_picture(picture, out) for picture in first_frames]
+        begun = [_picture(as_png(picture), ".png", out) for picture in first_frames]
         firsts = cycle(begun) if begun else repeat(None)
         own = [Prompt(line, next(firsts)) for line in lines]
         learned, asked = (_kept(given, out) if (given := own or those) else _NANO for those in found)
@@ -96,10 +96,11 @@ def _kept(prompts: Sequence[Prompt], out: Path) -> str:
     if all(prompt.first_frame is None for prompt in prompts):
         lines, ending = [prompt.text for prompt in prompts], "txt"
     else:
-        firsts = [prompt.first_frame and _picture(load_image(prompt.first_frame), out) for prompt in prompts]
+        files = {prompt.first_frame for prompt in prompts if prompt.first_frame is not None}
+        names = {file: _picture(file.read_bytes(), file.suffix, out).name for file in files}
         records = [
-            {"prompt": prompt.text} if first is None else {"prompt": prompt.text, "first_frame": first.name}
-            for prompt, first in zip(prompts, firsts, strict=True)
+            {"prompt": prompt.text} | ({"first_frame": names[prompt.first_frame]} if prompt.first_frame else {})
+            for prompt in prompts
         ]
         lines, ending = [json.dumps(record, ensure_ascii=False) for record in records], "jsonl"
     text = "".join(f"{line}\n" for line in lines)
@@ -108,10 +109,9 @@ def _kept(prompts: Sequence[Prompt], out: Path) -> str:
     return name
 
 
-def _picture(picture: Image.Image, out: Path) -> Path:
-    """A file with the picture, by its content."""
-    content = as_png(picture)
-    file = out / f"first-frame-{_digest(content)}.png"
+def _picture(content: bytes, ending: str, out: Path) -> Path:
+    """A picture's file in the run's folder, by its content."""
+    file = out / f"first-frame-{_digest(content)}{ending}"
     file.write_bytes(content)
     return file
 

@@ -100,11 +100,9 @@ class Studio:
         Raises:
             LoraTrainingError: one is no number; the message names the judge and the prompt.
         """
-        total = torch.zeros(len(images))
+        said, begun, total = texts(prompts), first_frames(prompts), torch.zeros(len(images))
         for number, judge in enumerate(self.judges):
-            found = judge.reward(
-                images, texts(prompts), self._references(number, prompts, iteration), first_frames(prompts)
-            )
+            found = judge.reward(images, said, self._references(number, said, iteration), begun)
             self._check(found, judge, prompts)
             total += judge.config.weight * found
         return total
@@ -116,15 +114,10 @@ class Studio:
         images = self.decode(latents)
         if self.config.jitter is not None:
             images = jittered(images, self.config.jitter, seeds)
-        total = images.new_zeros(len(images))
+        said, begun, total = texts(prompts), first_frames(prompts), images.new_zeros(len(images))
         for number, judge in enumerate(self.judges):
-            found = judge.gradient_reward(
-                images,
-                texts(prompts),
-                self._references(number, prompts, iteration),
-                first_frames(prompts),
-                self.config.checkpointing,
-            )
+            references = self._references(number, said, iteration)
+            found = judge.gradient_reward(images, said, references, begun, self.config.checkpointing)
             self._check(found.detach(), judge, prompts)
             total = total + judge.config.weight * found.to(images.device)
         return total
@@ -188,8 +181,8 @@ class Studio:
             parts.append(self.decode(latents).cpu())
         return torch.cat(parts)
 
-    def _references(self, number: int, prompts: Sequence[Prompt], iteration: int) -> Any:
-        return self.stores[number].get(texts(prompts), iteration) if number in self.stores else None
+    def _references(self, number: int, said: Sequence[str], iteration: int) -> Any:
+        return self.stores[number].get(said, iteration) if number in self.stores else None
 
     def _check(self, found: Tensor, judge: Judge, prompts: Sequence[Prompt]) -> None:
         if not torch.isfinite(found).all():
