@@ -7,7 +7,7 @@ import pytest
 import torch
 from diffusers import StableDiffusion3Pipeline
 from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict, set_peft_model_state_dict
 from PIL import Image
 
 PROMPT = "ein roter Stern ★"
@@ -55,18 +55,31 @@ def test_the_same_seed_paints_the_same_picture_in_another_run(rewarddance, model
     assert "001-seed5.png" in outcome.stdout.replace("\n", "") or "seed" in outcome.stdout
 
 
+def painted_by_diffusers(pipeline):
+    generator = torch.Generator().manual_seed(3)
+    [picture] = pipeline(PROMPT, num_inference_steps=2, guidance_scale=1.0, generator=generator).images
+    return np.asarray(picture, dtype=int)
+
+
 def test_a_lora_is_painted_with_as_diffusers_does(rewarddance, models, tmp_path, untrained_pipeline_folder):
     pipeline = StableDiffusion3Pipeline.from_pretrained(untrained_pipeline_folder)
-    pipeline.transformer.add_adapter(LoraConfig(r=4, target_modules=["to_q", "to_v"], init_lora_weights=False))
-    weights = get_peft_model_state_dict(pipeline.transformer)
+    unchanged = painted_by_diffusers(pipeline)
+    # Unless a file says otherwise, diffusers takes the alpha of a LoRA to be its rank.
+    layers = LoraConfig(r=4, lora_alpha=4, target_modules=["to_q", "to_v", "to_out.0"], init_lora_weights=False)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        pipeline.transformer.add_adapter(layers)
+    weights = {name: 5.0 * weight for name, weight in get_peft_model_state_dict(pipeline.transformer).items()}
     StableDiffusion3Pipeline.save_lora_weights(tmp_path / "lora", transformer_lora_layers=weights)
+    set_peft_model_state_dict(pipeline.transformer, weights)
+    meant = painted_by_diffusers(pipeline)
+
     common = ("generate", "-p", PROMPT, "--best-of", 1, "--seed", 3, "--guidance", 1, *models)
     assert rewarddance(*common, "--out", tmp_path / "with", "--lora", tmp_path / "lora").code == 0
-    (painted,) = (tmp_path / "with").glob("*.png")
-    generator = torch.Generator().manual_seed(3)
-    [meant] = pipeline(PROMPT, num_inference_steps=2, guidance_scale=1.0, generator=generator).images
-    gap = np.abs(np.asarray(Image.open(painted), dtype=int) - np.asarray(meant, dtype=int))
-    assert gap.max() <= 1
+    (file,) = (tmp_path / "with").glob("*.png")
+    painted = np.asarray(Image.open(file), dtype=int)
+    assert np.abs(painted - meant).max() <= 1
+    assert np.abs(painted - unchanged).mean() > 3
     (tmp_path / "lora" / "pytorch_lora_weights.safetensors").write_bytes(b"nothing of the kind")
     outcome = rewarddance(*common, "--out", tmp_path / "wrong", "--lora", tmp_path / "lora")
     assert outcome.code == 2 and "cannot be loaded into StableDiffusion3Pipeline" in outcome.stderr
