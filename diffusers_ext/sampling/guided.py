@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
@@ -10,6 +11,7 @@ from typing import Any, Final
 from ..ranking import Judge, Ranking
 from ..rewards.errors import Cancelled, PromptTextError
 from ..rewards.instructions import DEFAULT_INSTRUCTION, DEFAULT_VIDEO_INSTRUCTION, Instruction, get_instruction
+from ..rewards.videos import RATE
 from .decoding import family_of, is_known
 from .levels import SamplingError
 from .painting import Painter
@@ -114,6 +116,7 @@ class RewardGuidedPipeline:
         seed: int = 0,
         progress: bool = False,
         cancel: Callable[[], bool] | None = None,
+        fps: float | None = None,
         **pipeline_options: Any,
     ) -> Guided:
         """Search.
@@ -127,11 +130,14 @@ class RewardGuidedPipeline:
             seed: of the first sample.
             progress: show progress on stderr.
             cancel: asked after every denoising step; once it returns true, :class:`Cancelled` is raised.
+            fps: how many frames of a video go by in a second, as the judge is told; by default what the pipeline is
+                told or takes itself (the `frame_rate` of LTX-Video), or 8 where it knows of no such thing.
             **pipeline_options: handed on to the pipeline, e.g. `num_inference_steps`, or `image` to begin a video with.
 
         Raises:
             SamplingError: a pipeline or scheduler that the method cannot work with, an option that is set here, too
-                few steps, latents that are no numbers, or a judge that gives none (with ``on_failure="stop"``).
+                few steps, a rate that is not above zero, latents that are no numbers, or a judge that gives none
+                (with ``on_failure="stop"``).
             PromptTextError: an empty prompt.
             InstructionError: no such instruction.
             Cancelled: the caller asked to stop.
@@ -145,7 +151,10 @@ class RewardGuidedPipeline:
         by = get_instruction(instruction or (DEFAULT_VIDEO_INSTRUCTION if moving else DEFAULT_INSTRUCTION))
         options = {**pipeline_options, "output_type": "pil"} if is_known(self.pipeline) else pipeline_options
         painter = Painter(self.pipeline, prompt, options, self.batch_size)
-        session = Session(painter, self.reward_model, by, seed, self.on_failure)
+        rate = _rate(self.pipeline, options) if fps is None else fps
+        if not rate > 0:
+            raise SamplingError(f"fps must be above zero, not {rate}")
+        session = Session(painter, self.reward_model, by, seed, self.on_failure, rate)
         with _watched(session, progress, cancel):
             images, ranking = self.method(session)
         return Guided(
@@ -157,6 +166,12 @@ class RewardGuidedPipeline:
             session.gradients,
             session.network_gradients,
         )
+
+
+def _rate(pipeline: Any, options: Mapping[str, Any]) -> float:
+    """The frames per second that a pipeline of videos paints for, as far as it says."""
+    parameter = inspect.signature(pipeline.__call__).parameters.get("frame_rate")
+    return options.get("frame_rate", RATE if parameter is None else parameter.default)
 
 
 @contextmanager

@@ -11,8 +11,10 @@ import numpy as np
 
 from ..ranking import Judge, Ranking
 from ..rewards.errors import Cancelled
+from ..rewards.images import as_images
 from ..rewards.instructions import Instruction
 from ..rewards.judgement import Judgement
+from ..rewards.videos import RATE, Clip
 from .decoding import pixels
 from .levels import SamplingError
 from .painting import Painter
@@ -77,6 +79,7 @@ class Session:
         instruction: what to judge by.
         seed: of the first sample; all randomness follows from it.
         on_failure: see :data:`ON_FAILURE`.
+        fps: frames per second that videos are painted for, as the judge is told.
         nodes: what was judged so far.
         gradients: how often the reward's gradient was taken for one picture.
         network_gradients: denoiser evaluations, out of `painter.evaluations`, that a gradient went back through.
@@ -87,6 +90,7 @@ class Session:
     instruction: Instruction
     seed: int = 0
     on_failure: str = "stop"
+    fps: float = RATE
     nodes: list[Node] = field(default_factory=list)
     gradients: int = 0
     network_gradients: int = 0
@@ -126,7 +130,7 @@ class Session:
                 f"{type(self.judge).__name__} has no {name}, so it gives no gradient; a RewardModel does"
             )
         self.gradients += len(clean)
-        options = self._beginning() if shown.ndim == 5 else {}
+        options = {**self._beginning(), "fps": self.fps} if shown.ndim == 5 else {}
         return log_odds(shown, self.painter.prompt, instruction=self.instruction, checkpointing=False, **options)
 
     def note(
@@ -151,7 +155,7 @@ class Session:
         if score_video is None:
             raise SamplingError(f"{type(self.judge).__name__} judges pictures only; RewardModel judges videos too")
         return score_video(
-            [list(video) for video in shown],
+            [Clip(tuple(as_images(video)), self.fps) for video in shown],
             self.painter.prompt,
             instruction=self.instruction,
             **self._beginning(),

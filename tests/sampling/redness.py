@@ -17,7 +17,8 @@ class Redness:
         return [Judgement(float(shade[0] - shade[1:].mean()) / 8, "alignment", ()) for shade in shades]
 
     def score_video(self, videos, prompt, instruction=None, **options):
-        return [self.score([np.stack([np.asarray(frame) for frame in frames]).mean(0)], prompt)[0] for frames in videos]
+        means = [np.stack([np.asarray(frame) for frame in video.frames]).mean(0) for video in videos]
+        return self.score(means, prompt)
 
     def log_odds(self, images, prompt, instruction=None, **options):
         shades = images.float().mean((2, 3)) * 255

@@ -8,6 +8,7 @@ import torch
 from diffusers import EulerAncestralDiscreteScheduler, LTXImageToVideoPipeline, PNDMScheduler
 from PIL import Image
 
+from diffusers_ext.rewards.videos import Clip
 from diffusers_ext.sampling import (
     BeamSearch,
     Drafts,
@@ -108,8 +109,12 @@ def test_gradients_reach_the_latents_of_every_family(case, method):
     pipeline, options = case
     guided, judge = RewardGuidedPipeline(pipeline, Redness(), method), Redness()
     count = len(guided(PROMPT, **options).images)
-    score = judge.score_video if "num_frames" in options else judge.score
-    rewards = [item.log_odds for item in score(plain(pipeline, options, "pil")[:count], PROMPT)]
+    images = plain(pipeline, options, "pil")[:count]
+    moving = "num_frames" in options
+    judged = (
+        judge.score_video([Clip(tuple(video)) for video in images], PROMPT) if moving else judge.score(images, PROMPT)
+    )
+    rewards = [item.log_odds for item in judged]
     assert np.mean(guided(PROMPT, **options).ranking.rewards) > np.mean(rewards)
 
 
@@ -141,7 +146,7 @@ def test_a_frame_that_is_put_in_its_place_at_the_end_is_there_when_it_is_looked_
 
     class Watching(Redness):
         def score_video(self, videos, prompt, **given):
-            seen.extend(np.asarray(video[0], dtype=float) for video in videos)
+            seen.extend(np.asarray(video.frames[0], dtype=float) for video in videos)
             return super().score_video(videos, prompt)
 
         def video_log_odds(self, videos, prompt, **given):
@@ -153,6 +158,39 @@ def test_a_frame_that_is_put_in_its_place_at_the_end_is_there_when_it_is_looked_
         RewardGuidedPipeline(pipeline, Watching(), method)(PROMPT, **options)
     assert len(seen) > 6
     assert max(np.abs(shown - expected).max() for shown in seen) <= 1.0  # frames come as 8 bits
+
+
+@pytest.mark.parametrize(
+    ("family", "given", "expected"),
+    [
+        ("Wan", {}, 8.0),
+        ("Wan", {"fps": 16}, 16.0),
+        ("LTX-Video", {}, 25.0),  # which its pipeline takes
+        ("LTX-Video", {"frame_rate": 30}, 30.0),
+        ("LTX-Video", {"frame_rate": 30, "fps": 12.5}, 12.5),
+    ],
+)
+def test_a_judge_is_told_how_fast_frames_go_by(family, given, expected):
+    pipeline, options = built(family)
+    told = []
+
+    class Watching(Redness):
+        def score_video(self, videos, prompt, **_):
+            told.extend(video.rate for video in videos)
+            return super().score_video(videos, prompt)
+
+        def video_log_odds(self, videos, prompt, *, fps, **_):
+            told.append(fps)
+            return super().video_log_odds(videos, prompt)
+
+    RewardGuidedPipeline(pipeline, Watching(), Gradient(2, looks=(0.5,), length=0.3))(PROMPT, **options, **given)
+    assert told == [expected] * 3  # one gradient for both, and a verdict on each
+
+
+def test_no_video_stands_still():
+    pipeline, options = built("Wan")
+    with pytest.raises(SamplingError, match="fps must be above zero, not 0"):
+        RewardGuidedPipeline(pipeline, Redness())(PROMPT, fps=0, **options)
 
 
 def test_a_pipeline_that_crops_is_cropped():
