@@ -14,13 +14,14 @@ from comfy.patcher_extension import WrappersMP, add_wrapper_with_key
 from comfy_api.latest import io
 
 from diffusers_ext.rewards.errors import ModelError
-from diffusers_ext.rewards.instructions import DEFAULT_INSTRUCTION, Instruction
-from diffusers_ext.sampling import SamplingError
+from diffusers_ext.rewards.instructions import Instruction
+from diffusers_ext.rewards.videos import RATE
 from diffusers_ext.sampling.guidance import climbed
 from diffusers_ext.sampling.shares import step_at
 
 from . import ports
 from .judges import Held
+from .looking import BY_DEFAULT, Look
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,7 +30,7 @@ _KEY: Final = "rewarddance"
 
 
 class RewardGuider(io.ComfyNode):
-    """Pushes pictures towards a higher reward while they are painted, along its gradient."""
+    """Pushes pictures and videos towards a higher reward while they are painted, along its gradient."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -38,7 +39,8 @@ class RewardGuider(io.ComfyNode):
             display_name="Reward Guider",
             category=ports.CATEGORY,
             description="A guider for SamplerCustomAdvanced that climbs the judge's gradient: on the way it decodes "
-            "what each picture is about to become, and pushes it towards a higher reward. Works with any sampler.",
+            "what each picture or video is about to become, and pushes it towards a higher reward. Works with any "
+            "sampler.",
             inputs=[
                 io.Guider.Input("guider", tooltip="What guides otherwise, such as CFGGuider or BasicGuider."),
                 ports.reward_model(),
@@ -58,7 +60,9 @@ class RewardGuider(io.ComfyNode):
                 io.Int.Input(
                     "climbs", default=1, min=1, max=64, tooltip="How many steps of that length to climb at each look."
                 ),
-                ports.instruction(),
+                ports.instruction(BY_DEFAULT),
+                ports.fps(),
+                ports.first_frame(),
             ],
             outputs=[io.Guider.Output("guided", display_name="GUIDER", tooltip="For SamplerCustomAdvanced.")],
         )
@@ -74,25 +78,20 @@ class RewardGuider(io.ComfyNode):
         length: float,
         climbs: int,
         instruction: Instruction | None = None,
+        fps: float = RATE,
+        first_frame: Any = None,
     ) -> io.NodeOutput:
         if reward_model.patcher is None:
             raise ModelError(
                 "a judge on a server gives no gradient; load one here, or take Reward-Guided Sampler, which needs none"
             )
-        judge: Any = reward_model.judge
-        by = instruction or DEFAULT_INSTRUCTION
-
-        def reward(latents: Tensor) -> Tensor:
-            shown = _decoded(vae, latents)
-            reward_model.ready()
-            return judge.log_odds(shown, prompt, instruction=by)
-
+        look = Look(reward_model, vae, prompt, instruction, fps, first_frame)
         guided = copy(guider)
         guided.model_options = create_model_options_clone(guider.model_options)
         add_wrapper_with_key(
             WrappersMP.PREDICT_NOISE,
             _KEY,
-            _Climbing(reward, ports.shares(looks), length, climbs),
+            _Climbing(look.log_odds, ports.shares(looks), length, climbs),
             guided.model_options,
             is_model_options=True,
         )
@@ -137,30 +136,3 @@ class _Climbing:
             self._climbed[step] = signal / later * (better - denoised)
             model_management.load_models_gpu([guider.model_patcher])  # vae and judge may have taken its place
         return denoised
-
-
-def _decoded(vae: Any, latents: Tensor) -> Tensor:
-    """Pictures [B, 3, H, W] in [0, 1] of latents, differentiable; clamped, but the gradient goes through where."""
-    model_management.load_models_gpu([vae.patcher])
-    decoding = _Decoding(vae.first_stage_model)
-    # Nodes load models in inference mode; through weights made in it no gradient passes, through copies it does.
-    weights = {name: value.clone() for name, value in decoding.state_dict().items()}
-    raw = torch.func.functional_call(decoding, weights, (latents.to(vae.device, vae.vae_dtype),)).float()
-    if raw.ndim == 5:
-        if raw.shape[2] > 1:
-            raise SamplingError("gradients of videos are not there yet; take Reward-Guided Sampler or Best of N")
-        raw = raw[:, :, 0]
-    at_zero, at_half = vae.process_output(raw.new_tensor([0.0, 0.5]))
-    straight = at_zero + (at_half - at_zero) * 2 * raw
-    return straight + (vae.process_output(raw) - straight).detach()
-
-
-class _Decoding(torch.nn.Module):
-    """An autoencoder whose call is its decoder."""
-
-    def __init__(self, autoencoder: torch.nn.Module) -> None:
-        super().__init__()
-        self.autoencoder: Any = autoencoder
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.autoencoder.decode(latents)

@@ -38,9 +38,7 @@ class ScoreVideo(io.ComfyNode):
                 ),
                 ports.explain(),
                 ports.instruction(DEFAULT_VIDEO_INSTRUCTION),
-                io.Image.Input(
-                    "first_frame", optional=True, tooltip="The picture it was to begin with, for image-to-video."
-                ),
+                ports.first_frame(),
             ],
             outputs=[
                 io.Float.Output("reward", display_name="reward", tooltip="From 0 to 1."),

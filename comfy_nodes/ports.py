@@ -7,6 +7,7 @@ from typing import Final
 from comfy_api.latest import io
 
 from diffusers_ext.rewards.instructions import DEFAULT_INSTRUCTION
+from diffusers_ext.rewards.videos import RATE
 from diffusers_ext.sampling import SamplingError
 
 CATEGORY: Final = "RewardDance"
@@ -35,6 +36,22 @@ def instruction(default: str = DEFAULT_INSTRUCTION) -> io.Input:
     return InstructionPort.Input(
         "instruction", optional=True, tooltip=f"What to judge by, from Reward Instruction. Without it: {default}."
     )
+
+
+def fps() -> io.Input:
+    return io.Float.Input(
+        "fps",
+        default=RATE,
+        min=0.1,
+        max=240.0,
+        step=0.1,
+        optional=True,
+        tooltip="Of videos: how many frames go by in a second, as the judge is told.",
+    )
+
+
+def first_frame() -> io.Input:
+    return io.Image.Input("first_frame", optional=True, tooltip="The picture it was to begin with, for image-to-video.")
 
 
 def explain() -> io.Input:

@@ -13,12 +13,13 @@ from comfy.samplers import KSAMPLER
 from comfy_api.latest import io
 from tqdm.auto import trange
 
-from diffusers_ext.rewards.instructions import DEFAULT_INSTRUCTION, Instruction
+from diffusers_ext.rewards.instructions import Instruction
+from diffusers_ext.rewards.videos import RATE
 from diffusers_ext.sampling import SamplingError, Selection, Steering, beam, feynman_kac
 
 from . import ports
 from .judges import Held
-from .pictures import pictures
+from .looking import BY_DEFAULT, Look
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,9 +37,9 @@ class RewardGuidedSampler(io.ComfyNode):
             node_id="RewardDanceGuidedSampler",
             display_name="Reward-Guided Sampler",
             category=ports.CATEGORY,
-            description="A sampler (Euler) for SamplerCustomAdvanced that paints a batch as particles: on the way the "
-            "judge looks at what each is about to become, and gives the places of the hopeless to copies of the "
-            "promising. Pick from what comes out with Best of N.",
+            description="A sampler (Euler) for SamplerCustomAdvanced that paints a batch of pictures or videos as "
+            "particles: on the way the judge looks at what each is about to become, and gives the places of the "
+            "hopeless to copies of the promising. Pick from what comes out with Best of N.",
             inputs=[
                 ports.reward_model(),
                 io.Vae.Input("vae", tooltip="To look at pictures on the way; that of the model."),
@@ -66,7 +67,9 @@ class RewardGuidedSampler(io.ComfyNode):
                 io.Int.Input(
                     "seed", default=0, min=0, max=2**32 - 1, control_after_generate=True, tooltip="Of the new noise."
                 ),
-                ports.instruction(),
+                ports.instruction(BY_DEFAULT),
+                ports.fps(),
+                ports.first_frame(),
             ],
             outputs=[io.Sampler.Output("sampler", display_name="SAMPLER", tooltip="For SamplerCustomAdvanced.")],
         )
@@ -84,17 +87,12 @@ class RewardGuidedSampler(io.ComfyNode):
         churn: float,
         seed: int,
         instruction: Instruction | None = None,
+        fps: float = RATE,
+        first_frame: Any = None,
     ) -> io.NodeOutput:
         select = beam(width) if method == _BEAM else feynman_kac(strength)
-        shares = ports.shares(looks)
-
-        def judge(latents: Tensor) -> np.ndarray:
-            found = reward_model.ready().score(
-                pictures(vae.decode(latents)), prompt, instruction=instruction or DEFAULT_INSTRUCTION
-            )
-            return np.array([item.log_odds for item in found])
-
-        return io.NodeOutput(KSAMPLER(_sampling(judge, select, shares, churn, seed)))
+        look = Look(reward_model, vae, prompt, instruction, fps, first_frame)
+        return io.NodeOutput(KSAMPLER(_sampling(look.rewards, select, ports.shares(looks), churn, seed)))
 
 
 def _sampling(

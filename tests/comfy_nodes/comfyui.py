@@ -1,7 +1,8 @@
 """A real ComfyUI with the pack in it, and a client that runs graphs there.
 
 COMFYUI_PATH names the folder of one, COMFYUI_PYTHON its Python (by default the one that runs the tests), into which
-`install.py` put the package. A server is started on the CPU in a folder of its own, with nothing but this pack in it.
+`install.py` put the package. A server is started on the CPU in a folder of its own, with nothing in it but this pack
+and a node of the tests' own.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 PACK = "rewarddance"
+TINY = Path(__file__).with_name("tiny_ltxv.py")
 API_KEY = "secret"
 PROMPT = "a photo of a red star and a blue circle"
 
@@ -112,6 +114,7 @@ def serving(folder: Path):
     for name in ("custom_nodes", "models/reward_models", "input", "output", "temp", "user"):
         (folder / name).mkdir(parents=True)
     (folder / "custom_nodes" / PACK).symlink_to(ROOT)
+    (folder / "custom_nodes" / TINY.name).symlink_to(TINY)
     port = free_port()
     command = [os.environ.get("COMFYUI_PYTHON", sys.executable), "main.py", "--cpu", "--disable-api-nodes"]
     places = ["--base-directory", folder, "--database-url", f"sqlite:///{folder / 'user' / 'comfyui.db'}"]
