@@ -18,7 +18,7 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from benchmarks.reward_scaling import KINDS, SIZES, interval
 from benchmarks.rl import Run, told, train
@@ -97,24 +97,26 @@ def table(runs: Sequence[Run]) -> str:
 
 def plot(runs: Sequence[Run], path: Path) -> None:
     """Correct and exact pictures over iterations; and the spread of rewards within a prompt in every four, as a share
-    of the first; a line for a run.
+    of the first; a line for a judge, the mean over its seeds.
     """
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(15, 3.6), layout="constrained")
     correctness, exactness, spread = figure.subplots(1, 3)
-    names = list(dict.fromkeys(run.algorithm for run in runs))
-    for run in runs:
-        number = names.index(run.algorithm)
-        label = run.algorithm if run.seed == min(item.seed for item in runs) else None
-        style = {"color": colormaps["tab20"](number), "label": label, "linewidth": 1.2}
-        evaluations = [item.iteration for item in run.evaluations]
-        correctness.plot(evaluations, [item.second or 0.0 for item in run.evaluations], **style)
-        exactness.plot(evaluations, [item.exact or 0.0 for item in run.evaluations], **style)
-        ends = range(4, len(run.deviations) + 1)
-        smooth = [statistics.mean(run.deviations[end - 4 : end]) for end in ends]
-        spread.plot(ends, [value / smooth[0] for value in smooth], **style)
+
+    def draw(axes: Any, xs: Sequence[int], lines: Sequence[Sequence[float]], **style: Any) -> None:
+        axes.plot(xs, [statistics.mean(values) for values in zip(*lines, strict=True)], linewidth=1.2, **style)
+
+    for number, name in enumerate(dict.fromkeys(run.algorithm for run in runs)):
+        those = [run for run in runs if run.algorithm == name]
+        style = {"color": colormaps["tab20"](number), "label": name}
+        iterations = [item.iteration for item in those[0].evaluations]
+        draw(correctness, iterations, [[item.second or 0.0 for item in run.evaluations] for run in those], **style)
+        draw(exactness, iterations, [[item.exact or 0.0 for item in run.evaluations] for run in those], **style)
+        ends = range(4, len(those[0].deviations) + 1)
+        smooth = [[statistics.mean(run.deviations[end - 4 : end]) for end in ends] for run in those]
+        draw(spread, ends, [[value / line[0] for value in line] for line in smooth], **style)
     correctness.set_ylabel("correct by the oracle")
     exactness.set_ylabel("correct, and nothing else in the picture")
     spread.set_ylabel("spread of rewards, share of the first")
