@@ -188,6 +188,8 @@ def main() -> None:
                 runs.append(train(algorithm, config))
             elif (run := told(algorithm, config)).iterations >= config.iterations:
                 runs.append(run)
+    if not runs:
+        parser.error(f"--report: {options.out} has no run that is done; its folders would be called nft-0, refl-0, ...")
     figures: list[dict[str, Any]] = [
         {"algorithm": run.algorithm, "seed": run.seed, "evaluations": [item.as_dict() for item in run.evaluations]}
         for run in runs

@@ -72,7 +72,7 @@ def warm_up(out: Path, example: LoraTraining) -> None:
 
 
 def table(runs: Sequence[Run]) -> str:
-    """Means over seeds, with their 95% intervals.
+    """Means over seeds, ± half their 95% intervals.
 
     Reward is what was gained, spread and diversity are shares of the first. All runs begin from the same generator and
     are measured on the same prompts and noise.
@@ -165,6 +165,8 @@ def main() -> None:
                     with hushed():  # about a T5 that says nothing, in every batch
                         run = train(name, config)
                 runs.append(run)
+    if not runs:
+        parser.error(f"--report: {options.out} has no run that is done; its folders would be called as-shipped-0, ...")
     text = table(runs)
     (options.out / "judges.md").write_text(text + "\n", encoding="utf-8")
     plot(runs, options.out / "judges.png")

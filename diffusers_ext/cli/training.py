@@ -15,7 +15,7 @@ from .reporting import print_json
 def train_lora(
     config: Annotated[
         str,
-        typer.Argument(help="A YAML file, or the name of a shipped one, e.g. nano-nft; docs/training.md has the keys."),
+        typer.Argument(help="A YAML file, or the name of a shipped one, e.g. nano-nft. Keys: docs/training-keys.md."),
     ],
     out: Annotated[Path | None, typer.Option(help="In place of the file's `out`.")] = None,
     iterations: Annotated[int | None, typer.Option(help="In place of the file's `iterations`.", min=1)] = None,

@@ -127,6 +127,8 @@ def _check_kinds(config: LoraTraining, inputs: Inputs, generator: Generator) -> 
     )
     if config.frames > 1 and not moving:
         raise LoraTrainingError(f"frames: {family} paints pictures; leave it out")
+    if config.frames == 1 and begins:
+        raise LoraTrainingError(f"frames: {family} goes on from a picture, so say how many frames to make, e.g. 33")
     for key, prompts in (("prompts", inputs.prompts), ("evaluation_prompts", inputs.asked)):
         for prompt in prompts:
             if begins and prompt.first_frame is None:

@@ -187,6 +187,7 @@ def test_a_jsonl_of_prompts_alone_is_as_good_as_a_text(records):
             "alignment judges pictures",
         ),
         ("Wan, image to video", {"frames": 6}, "frames: .* one more than a multiple of 4, not 6; take 5"),
+        ("Wan, image to video", {"frames": 1}, "frames: .* goes on from a picture, so say how many frames to make"),
         ("Wan, image to video", {"height": 50}, "height: .* multiples of 16, not 50; take 48"),
     ],
 )
