@@ -129,7 +129,7 @@ def climbing(**options):
     }
 
 
-# With more of both, Python's own pictures come to lie more than two levels apart where the noise differs in its sixth digit.
+# With more of both, pictures by Python alone lie over two levels apart where the noise differs in its sixth digit.
 @pytest.mark.parametrize(("looks", "climbs"), [((0.4, 0.6), 1), ((0.5,), 2)])
 def test_the_guider_paints_what_python_paints_along_the_gradient(comfyui, judge, looks, climbs):
     from diffusers import StableDiffusion3Pipeline
