@@ -22,6 +22,7 @@ from diffusers_ext.sampling.shares import step_at
 from . import ports
 from .judges import Held
 from .looking import BY_DEFAULT, Look
+from .pictures import optional_picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -85,7 +86,8 @@ class RewardGuider(io.ComfyNode):
             raise ModelError(
                 "a judge on a server gives no gradient; load one here, or take Reward-Guided Sampler, which needs none"
             )
-        look = Look(reward_model, vae, prompt, instruction, fps, first_frame)
+        begun = optional_picture(first_frame, "first_frame")
+        look = Look(reward_model, vae, prompt, instruction, fps, begun)
         guided = copy(guider)
         guided.model_options = create_model_options_clone(guider.model_options)
         add_wrapper_with_key(

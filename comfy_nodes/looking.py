@@ -12,9 +12,10 @@ from comfy import model_management
 from diffusers_ext.rewards.instructions import DEFAULT_INSTRUCTION, DEFAULT_VIDEO_INSTRUCTION, Instruction
 
 from .judges import Held
-from .pictures import one_picture, pictures
+from .pictures import pictures
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
 BY_DEFAULT: Final = f"{DEFAULT_INSTRUCTION}, or {DEFAULT_VIDEO_INSTRUCTION} of a video"
@@ -31,7 +32,7 @@ class Look:
         prompt: what they were to show.
         instruction: what to judge by; None for the usual one.
         fps: frames per second, of videos.
-        first_frame: an IMAGE of one picture that videos were to begin with, or None.
+        first_frame: the picture that videos were to begin with, or None.
     """
 
     held: Held
@@ -39,7 +40,7 @@ class Look:
     prompt: str
     instruction: Instruction | None
     fps: float
-    first_frame: Any
+    first_frame: Image.Image | None
 
     def rewards(self, latents: Tensor) -> np.ndarray:
         """Log-odds, float64 [B], of latents [B, C, H, W] or [B, C, T, H, W]."""
@@ -64,8 +65,7 @@ class Look:
         return judge.video_log_odds(shown, self.prompt, fps=self.fps, **self._of_videos())
 
     def _of_videos(self) -> dict[str, Any]:
-        first = None if self.first_frame is None else one_picture(self.first_frame, "first_frame")
-        return {"instruction": self.instruction or DEFAULT_VIDEO_INSTRUCTION, "first_frame": first}
+        return {"instruction": self.instruction or DEFAULT_VIDEO_INSTRUCTION, "first_frame": self.first_frame}
 
 
 def _still(decoded: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from diffusers_ext.rewards.instructions import DEFAULT_VIDEO_INSTRUCTION, Instru
 
 from . import ports
 from .judges import Held
-from .pictures import one_picture, pictures
+from .pictures import optional_picture, pictures
 from .reporting import report
 
 
@@ -65,7 +65,7 @@ class ScoreVideo(io.ComfyNode):
             Clip(tuple(pictures(parts.images, "video")), float(parts.frame_rate)),
             prompt,
             instruction=instruction or DEFAULT_VIDEO_INSTRUCTION,
-            first_frame=None if first_frame is None else one_picture(first_frame, "first_frame"),
+            first_frame=optional_picture(first_frame, "first_frame"),
             frames=frames or None,
             explain=explain,
         )

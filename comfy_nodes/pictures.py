@@ -51,3 +51,8 @@ def one_picture(images: Any, name: str) -> Image.Image:
     if len(found) > 1:
         raise ImageError(f"{name}: got a batch of {len(found)}, expected one picture; to rank a batch use Best of N")
     return found[0]
+
+
+def optional_picture(images: Any, name: str) -> Image.Image | None:
+    """:func:`one_picture`, or None where nothing is connected."""
+    return None if images is None else one_picture(images, name)

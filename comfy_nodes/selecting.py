@@ -15,7 +15,7 @@ from diffusers_ext.rewards.judgement import Judgement
 from . import ports
 from .judges import Held
 from .latents import take
-from .pictures import one_picture, pictures
+from .pictures import optional_picture, pictures
 from .previews import previews
 
 
@@ -78,7 +78,7 @@ class BestOfN(io.ComfyNode):
             reward_model.ready(),
             method=method,
             instruction=instruction or DEFAULT_INSTRUCTION,
-            reference=None if reference is None else one_picture(reference, "reference"),
+            reference=optional_picture(reference, "reference"),
             debias=debias,
         )
         kept = list(ranking.order[:keep])

@@ -20,6 +20,7 @@ from diffusers_ext.sampling import SamplingError, Selection, Steering, beam, fey
 from . import ports
 from .judges import Held
 from .looking import BY_DEFAULT, Look
+from .pictures import optional_picture
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,7 +92,8 @@ class RewardGuidedSampler(io.ComfyNode):
         first_frame: Any = None,
     ) -> io.NodeOutput:
         select = beam(width) if method == _BEAM else feynman_kac(strength)
-        look = Look(reward_model, vae, prompt, instruction, fps, first_frame)
+        begun = optional_picture(first_frame, "first_frame")
+        look = Look(reward_model, vae, prompt, instruction, fps, begun)
         return io.NodeOutput(KSAMPLER(_sampling(look.rewards, select, ports.shares(looks), churn, seed)))
 
 

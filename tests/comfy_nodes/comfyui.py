@@ -156,6 +156,12 @@ def node(kind: str, **inputs: Any) -> dict[str, Any]:
     return {"class_type": kind, "inputs": inputs}
 
 
+def sampled() -> dict[str, Any]:
+    """The node that joins "noise", "guider", "sampler" and "sigmas", for the latents of "empty"."""
+    parts = {name: [name, 0] for name in ("noise", "guider", "sampler", "sigmas")}
+    return node("SamplerCustomAdvanced", **parts, latent_image=["empty", 0])
+
+
 def saved(comfyui: ComfyUI, run: Run, name: str = "saved") -> np.ndarray:
     """The pictures that a node has saved: [B, H, W, 3] in [0, 255]."""
     shown = [Image.open(io.BytesIO(comfyui.picture(item))) for item in run.outputs[name]["images"]]

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from comfyui import PROMPT, node, saved
+from comfyui import PROMPT, node, sampled, saved
 
 from diffusers_ext.nano import DEFAULT_PIPELINE, GENERATOR_OPTIONS
 
@@ -79,14 +79,7 @@ def guided(**options):
             prompt=PROMPT,
             **{**inputs, **options},
         ),
-        "sampled": node(
-            "SamplerCustomAdvanced",
-            noise=["noise", 0],
-            guider=["guider", 0],
-            sampler=["sampler", 0],
-            sigmas=["sigmas", 0],
-            latent_image=["empty", 0],
-        ),
+        "sampled": sampled(),
     }
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from comfyui import PROMPT, node, saved
+from comfyui import PROMPT, node, sampled, saved
 from PIL import Image
 
 from diffusers_ext import RewardModel
@@ -32,14 +32,7 @@ def plain(uploaded):
         "guider": node("BasicGuider", model=["ltxv", 0], conditioning=["ltxv", 1]),
         "sigmas": node("BasicScheduler", model=["ltxv", 0], scheduler="normal", steps=8, denoise=1.0),
         "sampler": node("KSamplerSelect", sampler_name="euler"),
-        "sampled": node(
-            "SamplerCustomAdvanced",
-            noise=["noise", 0],
-            guider=["guider", 0],
-            sampler=["sampler", 0],
-            sigmas=["sigmas", 0],
-            latent_image=["empty", 0],
-        ),
+        "sampled": sampled(),
         "decoded": node("VAEDecode", samples=["sampled", 0], vae=["ltxv", 2]),
         "saved": node("SaveImage", images=["decoded", 0], filename_prefix="ltxv"),
     }
@@ -57,7 +50,8 @@ def guider(plain, **options):
     inputs = {"looks": "0.4, 0.6", "length": 0.3, "climbs": 2, "fps": FPS, **options}
     given = {"guider": ["guider", 0], "reward_model": ["judge", 0], "vae": ["ltxv", 2], "prompt": PROMPT}
     graph = {**plain, "climbing": node("RewardDanceGuider", **given, **inputs)}
-    graph["sampled"] = node("SamplerCustomAdvanced", **{**plain["sampled"]["inputs"], "guider": ["climbing", 0]})
+    graph["sampled"] = sampled()
+    graph["sampled"]["inputs"]["guider"] = ["climbing", 0]
     return graph
 
 
@@ -88,3 +82,12 @@ def test_particles_can_be_videos(comfyui, plain):
     copies = videos(comfyui, sampler(plain, method="search over paths"))
     assert np.ptp(copies, axis=0).max() <= 1.0
     assert min(np.abs(copies[0] - video).max() for video in before) <= 1.01
+
+
+def test_a_wrong_first_frame_is_refused_before_anything_is_painted(comfyui, plain, uploaded):
+    graphs = {"climbing": guider(plain), "sampler": sampler(plain, method="Feynman-Kac")}
+    for name, graph in graphs.items():
+        graph[name]["inputs"]["first_frame"] = ["two", 0]
+        error = comfyui.run({**uploaded, **graph}).error
+        assert error["node_id"] == name
+        assert error["exception_message"].startswith("first_frame: got a batch of 2, expected one picture")
